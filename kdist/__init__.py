@@ -1,0 +1,29 @@
+"""kdist: Keras's training interface over any Flax model, fused and sharded over a mesh of devices."""
+
+from kdist import callbacks, data, errors, losses, metrics, optimizers
+from kdist.config import Config
+from kdist.distribution import DataParallel, initialize, is_main_process
+from kdist.model import Model
+from kdist.sequential import Sequential
+from kdist.state import TrainState
+from kdist.trainer import Trainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Config",
+    "DataParallel",
+    "Model",
+    "Sequential",
+    "TrainState",
+    "Trainer",
+    "__version__",
+    "callbacks",
+    "data",
+    "errors",
+    "initialize",
+    "is_main_process",
+    "losses",
+    "metrics",
+    "optimizers",
+]

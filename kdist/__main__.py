@@ -1,0 +1,7 @@
+"""``python -m kdist``: the same program as ``kdist``."""
+
+import sys
+
+from kdist.cli import main
+
+sys.exit(main())

@@ -1,0 +1,206 @@
+"""What `fit` and its kin accept, checked by name and turned into loaders."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdist.data import ArrayLoader, Loader, from_arrays
+from kdist.data.arrays import DEFAULT_BATCH_SIZE, as_arrays, check_batch_size, check_lengths
+from kdist.errors import CheckpointMismatchError, ConfigError, DataError
+from kdist.typing import Batch, PyTree
+
+
+def as_loader(x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Loader:
+    """A loader of all rows in their order, for `evaluate` and `predict`."""
+    if isinstance(x, Loader):
+        _refuse_with_loader(y=y, sample_weight=sample_weight)
+        return x
+    size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+    return from_arrays(x, y, sample_weight, batch_size=size, shuffle=False)
+
+
+def one_batch(x: Any, y: Any, sample_weight: Any) -> Loader:
+    """A loader whose only step is this batch, for the ``*_on_batch`` methods."""
+    x, y, sample_weight = (_from_lists(value) for value in (x, y, sample_weight))
+    named = {"x": as_arrays(x, "x"), "y": as_arrays(y, "y"), "sample_weight": as_arrays(sample_weight, "sample_weight")}
+    rows = check_lengths(named)
+    return from_arrays(x, y, sample_weight, batch_size=rows, shuffle=False, cache=False)
+
+
+def training_and_validation(
+    x: Any,
+    y: Any,
+    sample_weight: Any,
+    *,
+    batch_size: int | None,
+    validation_split: Any,
+    validation_data: Any,
+    validation_batch_size: int | None,
+    shuffle: Any,
+    seed: int,
+    cache: bool | str,
+    check_finite: bool,
+) -> tuple[Loader, Loader | None]:
+    """The two loaders of `fit`, from its arguments.
+
+    Raises:
+        DataError: The data cannot be trained on as they are.
+        ConfigError: An argument is out of its range.
+    """
+    size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+    check_batch_size(size)
+    if validation_batch_size is not None:
+        check_batch_size(validation_batch_size, "validation_batch_size")
+    if not isinstance(shuffle, (bool, np.bool_)):
+        raise ConfigError(f"shuffle must be True or False. Received: {shuffle!r}.")
+    fraction = _check_fraction(validation_split)
+    common = {"seed": seed, "cache": cache, "check_finite": check_finite}
+    evaluation = {**common, "batch_size": validation_batch_size or size, "shuffle": False}
+
+    validation = None if validation_data is None else _validation(validation_data, evaluation)
+    if isinstance(x, Loader):
+        _refuse_with_loader(y=y, sample_weight=sample_weight, validation_split=fraction or None)
+        return x, validation
+    loader = from_arrays(x, y, sample_weight, batch_size=size, shuffle=bool(shuffle), **common)
+    if fraction and validation is None:
+        return _split(loader, fraction, evaluation)
+    return loader, validation
+
+
+def _validation(data: Any, arguments: dict[str, Any]) -> Loader:
+    if isinstance(data, Loader):
+        return data
+    if isinstance(data, tuple) and hasattr(data, "_fields"):
+        as_arrays(data, "validation_data")
+    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+        raise DataError(
+            "validation_data must be (x, y), (x, y, sample_weight) or a loader. Received: "
+            + (f"{len(data)} entries." if isinstance(data, (tuple, list)) else f"a {type(data).__name__}.")
+        )
+    return from_arrays(*data, **arguments)
+
+
+def _split(loader: ArrayLoader, fraction: float, evaluation: dict[str, Any]) -> tuple[Loader, Loader]:
+    """The first rows to train on, the last `fraction` of them to validate."""
+    rows = loader.num_rows
+    at = math.floor(rows * (1 - fraction))
+    if at in (0, rows):
+        raise DataError(
+            f"validation_split={fraction} of {rows} rows leaves {at} to train on and {rows - at} to validate. "
+            "Give more rows or another fraction."
+        )
+
+    def part(rows: slice) -> tuple[PyTree, PyTree, PyTree]:
+        batch: Batch = loader.read(rows)
+        return batch.x, batch.y, batch.weight
+
+    training = from_arrays(
+        *part(slice(None, at)),
+        batch_size=loader.batch_size,
+        shuffle=loader.shuffle,
+        seed=loader.seed,
+        cache=loader.cache,
+    )
+    return training, from_arrays(*part(slice(at, None)), **evaluation)
+
+
+def check_count(name: str, value: Any) -> int:
+    """A whole number of 0 or more.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 0:
+        raise ConfigError(f"{name} must be an integer of 0 or more. Received: {value!r}.")
+    return int(value)
+
+
+def check_validation_freq(value: Any) -> None:
+    """An integer of 1 or more, or a list of epochs.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    if isinstance(value, list):
+        return
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ConfigError(
+            f"validation_freq must be an integer of 1 or more, or a list of epochs counted from 1. Received: {value!r}."
+        )
+
+
+def refuse_unsupported(**arguments: Any) -> None:
+    """Refuses arguments of Keras's interface that this version does not have yet.
+
+    Raises:
+        ConfigError: One of them is set.
+    """
+    for name, value in arguments.items():
+        if value is not None:
+            raise ConfigError(f"{name} is not supported yet; it must be None. Received: {value!r}.")
+
+
+def _refuse_with_loader(**arguments: Any) -> None:
+    for name, value in arguments.items():
+        if value is not None:
+            raise DataError(f"{name} goes into the loader, which x is. Received both.")
+
+
+def _check_fraction(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)) or not 0 <= value < 1:
+        raise ConfigError(f"validation_split must be a fraction in [0, 1). Received: {value!r}.")
+    return float(value)
+
+
+def _from_lists(tree: Any) -> Any:
+    """Lists of numbers, however nested, as arrays: what is unambiguous for a single batch."""
+    if isinstance(tree, (list, tuple)) and not hasattr(tree, "_fields"):
+        if tree and all(_is_numbers(item) for item in tree):
+            return np.asarray(tree)
+        return type(tree)(_from_lists(item) for item in tree)
+    return {k: _from_lists(v) for k, v in tree.items()} if isinstance(tree, Mapping) else tree
+
+
+def _is_numbers(item: Any) -> bool:
+    if isinstance(item, (list, tuple)):
+        return all(_is_numbers(part) for part in item)
+    return isinstance(item, (bool, int, float, np.number))
+
+
+def example_inputs(x: Any) -> PyTree:
+    """Inputs to build a model with: a batch as it is, or zeros for shapes with the rows first.
+
+    Raises:
+        DataError: `x` is neither.
+    """
+    if _is_shape(x):
+        return np.zeros([1 if d is None else d for d in x], np.float32)
+    if isinstance(x, (list, tuple)) and x and all(_is_shape(part) for part in x):
+        return type(x)(example_inputs(part) for part in x)
+    if isinstance(x, Mapping) and x and all(_is_shape(part) for part in x.values()):
+        return {name: example_inputs(part) for name, part in x.items()}
+    return as_arrays(x, "x")
+
+
+def _is_shape(x: Any) -> bool:
+    return isinstance(x, (list, tuple)) and len(x) > 0 and all(d is None or isinstance(d, int) for d in x)
+
+
+def replacement(path: str, new: Any, old: jax.Array) -> jax.Array:
+    """`new` as an array in the place of `old`, on the same devices.
+
+    Raises:
+        CheckpointMismatchError: Shape or kind of dtype differ.
+    """
+    value = np.asarray(new)
+    if value.shape != old.shape or not np.can_cast(value.dtype, old.dtype, "same_kind"):
+        raise CheckpointMismatchError(
+            f"{path}: expected {old.dtype}{list(old.shape)}, received {value.dtype}{list(value.shape)}."
+        )
+    # A copy: the array is donated to the next execution, and must not be the caller's.
+    return jax.device_put(np.array(value, old.dtype), old.sharding)

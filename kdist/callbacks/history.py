@@ -1,0 +1,37 @@
+"""History: the logs of every epoch, as `fit` returns them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from kdist.callbacks.base import Callback
+from kdist.typing import Logs
+
+
+class History(Callback):
+    """Records the logs of each epoch.
+
+    Attributes:
+        history: Log name to the list of its values, one an epoch in which it was logged.
+        epoch: The epochs recorded.
+        params: "verbose", "epochs" and "steps".
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.history: dict[str, list[Any]] = {}
+        self.epoch: list[int] = []
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Keeps the three parameters that Keras has."""
+        self.params = {name: params.get(name) for name in ("verbose", "epochs", "steps")}
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Forgets the epochs, but not the values, of an earlier `fit`."""
+        self.epoch = []
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Records the epoch."""
+        self.epoch.append(epoch)
+        for name, value in (logs or {}).items():
+            self.history.setdefault(name, []).append(value)

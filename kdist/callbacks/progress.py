@@ -1,0 +1,194 @@
+"""Progress for a person: a live bar in a terminal, plain lines elsewhere, nothing on other processes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+from kdist.callbacks.base import Callback
+from kdist.distribution import is_main_process
+from kdist.typing import Logs
+
+HEARTBEAT_SECONDS = 30.0
+"""Where there is no terminal, a line is printed this often inside a long epoch."""
+
+
+class ProgressBar(Callback):
+    """Shows epochs, steps, the time left, samples a second and metrics.
+
+    In a terminal a bar moves while an epoch runs and leaves one line behind.  Elsewhere (a file, a
+    pipe, a log of a pod) there is one line an epoch, and a line every half minute inside it.
+    """
+
+    async_safe = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: Any = None
+        self._task: Any = None
+        self._fitting = False
+        self._quiet = True
+        self._started = self._last_line = 0.0
+        self._epoch = 0
+
+    def set_params(self, params: dict[str, Any]) -> None:
+        """Decides whether and how to show anything."""
+        super().set_params(params)
+        verbose = params.get("verbose", 1)
+        self._quiet = not is_main_process() or verbose in (0, None, False)
+        self._live = verbose in (1, True, "auto") and sys.stdout.isatty()
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """From here to the end, evaluations are part of an epoch."""
+        self._fitting = True
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Starts the bar of an epoch."""
+        self._epoch = epoch
+        epochs = self.params.get("epochs") or 1
+        self._begin(f"Epoch {epoch + 1:>{len(str(epochs))}}/{epochs}")
+
+    def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Moves the bar."""
+        self._update(batch + 1, logs)
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        """Leaves the epoch's line."""
+        self._end(logs)
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """The last epoch is over."""
+        self.close()
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        """Starts the bar of an evaluation; inside `fit`, only says that it validates."""
+        if not self._fitting:
+            self._begin("Evaluate")
+        elif self._bar is not None:
+            self._bar.update(self._task, metrics="validating ...")
+
+    def on_test_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Moves the bar."""
+        if not self._fitting:
+            self._update(batch + 1, logs)
+
+    def on_test_end(self, logs: Logs | None = None) -> None:
+        """Leaves the evaluation's line."""
+        if not self._fitting:
+            self._end(logs)
+
+    def on_predict_begin(self, logs: Logs | None = None) -> None:
+        """Starts the bar of a prediction."""
+        self._begin("Predict")
+
+    def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
+        """Moves the bar."""
+        self._update(batch + 1, None)
+
+    def on_predict_end(self, logs: Logs | None = None) -> None:
+        """Leaves the prediction's line."""
+        self._end(None)
+
+    def close(self) -> None:
+        """Takes a live bar off the screen, so that the terminal is whole after an exception too."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+        self._fitting = False
+
+    # Drawing ------------------------------------------------------------------------------------
+
+    def _begin(self, title: str) -> None:
+        self._title, self._step = title, 0
+        self._started = self._last_line = time.perf_counter()
+        if self._quiet or not self._live:
+            return
+        if self._bar is None:
+            self._bar = _live_bar()
+            self._bar.start()
+        self._task = self._bar.add_task(title, total=self.params.get("steps"), rate="", metrics="")
+
+    def _update(self, step: int, logs: Logs | None) -> None:
+        self._step = step
+        if self._quiet:
+            return
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, rate=self._rate(), metrics=_format(logs, short=True))
+        elif time.perf_counter() - self._last_line > HEARTBEAT_SECONDS:
+            self._last_line = time.perf_counter()
+            steps = self.params.get("steps")
+            done = f"{step}/{steps}" if steps else str(step)
+            left = f"  {_duration(self._elapsed() / step * (steps - step))} left" if steps else ""
+            print(f"{self._title}  {done} steps  {self._rate()}{left}  {_format(logs)}".rstrip(), flush=True)
+
+    def _end(self, logs: Logs | None) -> None:
+        if self._quiet:
+            return
+        steps = self.params.get("steps") or self._step
+        parts = [self._title, f"{steps} steps", _duration(self._elapsed()), self._rate(), _format(logs)]
+        line = "  ".join(part for part in parts if part)
+        if self._bar is None:
+            print(line, flush=True)
+            return
+        self._bar.remove_task(self._task)
+        self._bar.console.print(_highlight(self._title, line), soft_wrap=True, highlight=False)
+
+    def _elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+    def _rate(self) -> str:
+        rows, steps = self.params.get("rows"), self.params.get("steps")
+        if not rows or not steps or not self._step:
+            return ""
+        return f"{rows * min(self._step / steps, 1.0) / max(self._elapsed(), 1e-9):,.0f} samples/s"
+
+
+ProgbarLogger = ProgressBar
+
+
+def _live_bar() -> Any:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+        TextColumn("[cyan]{task.fields[rate]}"),
+        TextColumn("{task.fields[metrics]}"),
+        transient=True,
+    )
+
+
+def _highlight(title: str, line: str) -> Any:
+    from rich.text import Text
+
+    text = Text(line)
+    text.stylize("bold", 0, len(title))
+    text.highlight_regex(r"\b(?P<name>val_\w+) ", style_prefix="")
+    text.highlight_regex(r"val_\S+ \S+", "green")
+    return text
+
+
+def _format(logs: Logs | None, *, short: bool = False) -> str:
+    """The logs as ``name value`` pairs: the loss first, then the rest as they come."""
+    items = list((logs or {}).items())
+    items.sort(key=lambda item: (item[0].startswith("val_"), not item[0].endswith("loss")))
+    return "  ".join(f"{name} {_number(value)}" for name, value in (items[:4] if short else items))
+
+
+def _number(value: Any) -> str:
+    if np.ndim(value):
+        return "[" + " ".join(_number(v) for v in value) + "]"
+    return f"{value:.4f}" if abs(value) > 1e-3 or value == 0 else f"{value:.2e}"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{seconds:.1f}s" if seconds >= 1 else f"{seconds * 1000:.0f}ms"
+    minutes, seconds = divmod(int(seconds + 0.5), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"

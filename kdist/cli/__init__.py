@@ -1,0 +1,51 @@
+"""The `kdist` command: one file a subcommand.
+
+Exit codes: 0 done, 1 error, 2 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from kdist.errors import ConfigError, KDistError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: Its arguments; those of the process by default.
+
+    Returns:
+        The exit code.
+    """
+    from kdist import __version__
+    from kdist.cli import train
+
+    parser = argparse.ArgumentParser("kdist", description="Train Flax models on any number of devices.")
+    parser.add_argument("--version", action="version", version=f"kdist {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    command = commands.add_parser(
+        "train",
+        help="train the model of a config",
+        description="Train the model of a config file, any field of which can be set: "
+        "kdist train configs/digits.py --epochs 3. See them: kdist train configs/digits.py --help",
+        add_help=False,
+    )
+    command.add_argument("config", nargs="?", metavar="CONFIG", help="a Python file, or module:function")
+
+    options, rest = parser.parse_known_args(argv)
+    if options.config is None:
+        command.print_help(sys.stdout if {"-h", "--help"} & set(rest) else sys.stderr)
+        return 0 if {"-h", "--help"} & set(rest) else 2
+    try:
+        train.run(options.config, rest)
+    except ConfigError as error:
+        print(f"kdist: {error}", file=sys.stderr)
+        return 2
+    except KDistError as error:
+        print(f"kdist: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,176 @@
+"""A run as data: a frozen dataclass of fields that a config file fills and the command line overrides.
+
+A config file defines ``config() -> kdist.Config``.  It subclasses `Config`, adds fields of its own (the
+width of a layer, the strength of dropout) and says, in `make_module` and `make_data`, what they mean.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from kdist import optimizers
+from kdist.distribution import DataParallel
+from kdist.errors import ConfigError, unknown_name
+from kdist.model import Model
+from kdist.typing import PyTree
+
+
+class Data(NamedTuple):
+    """The data of a run.
+
+    Attributes:
+        x: Inputs, or a loader.
+        y: Targets, unless `x` is a loader.
+        sample_weight: Weights, if there are any.
+        validation: ``(x, y)``, ``(x, y, sample_weight)``, a loader, or None.
+    """
+
+    x: Any
+    y: PyTree = None
+    sample_weight: PyTree = None
+    validation: Any = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """What a run is made of.  Subclass it, and override `make_module` and `make_data`."""
+
+    name: str = "run"
+    """What the run is called."""
+    epochs: int = 10
+    """The epoch to stop before."""
+    batch_size: int = 32
+    """Rows of an optimizer step, over all devices."""
+    optimizer: str = "adam"
+    """An optimizer's name."""
+    learning_rate: float | None = None
+    """The learning rate; the optimizer's own default if none is given."""
+    loss: str = "mse"
+    """A loss's name."""
+    metrics: tuple[str, ...] = ()
+    """Names of metrics."""
+    validation_split: float = 0.0
+    """The fraction of rows held out, if there are no validation data."""
+    shuffle: bool = True
+    """Whether each epoch has an order of its own."""
+    seed: int = 0
+    """What parameters, dropout and orders are drawn from."""
+    steps_per_execution: int | Literal["auto"] = "auto"
+    """How many steps run as one program."""
+    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    """The dtype that the model computes in."""
+    microbatches: int = 1
+    """How many parts each batch is worked through in."""
+    cache: bool | Literal["auto"] = "auto"
+    """Whether the rows are kept on the devices."""
+    check_finite: bool = False
+    """Whether to read all data once, first, and refuse NaN and infinity."""
+    devices: int | None = None
+    """How many of the devices to use; all by default."""
+    verbose: Literal["auto", 0, 1, 2] = "auto"
+    """0 silent, 1 or auto a bar in a terminal and a line an epoch elsewhere, 2 lines."""
+    run_dir: str | None = None
+    """Where the run is written: a new directory; runs/NAME/TIME by default."""
+
+    def make_module(self) -> Any:
+        """The model: a Flax module, a pair of functions, or a `kdist.Model`."""
+        raise NotImplementedError(f"{type(self).__name__} must define make_module().")
+
+    def make_data(self) -> Data:
+        """The data."""
+        raise NotImplementedError(f"{type(self).__name__} must define make_data().")
+
+    def make_loss(self) -> Any:
+        """The loss, or losses by output; `loss` by default."""
+        return self.loss
+
+    def make_metrics(self) -> Any:
+        """The metrics, or metrics by output; `metrics` by default."""
+        return list(self.metrics)
+
+    def make_optimizer(self) -> Any:
+        """The optimizer; that of the name `optimizer` by default."""
+        arguments = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
+        return optimizers.get(self.optimizer, **arguments)
+
+    def make_model(self) -> Model:
+        """The compiled model."""
+        module = self.make_module()
+        model = module if isinstance(module, Model) else Model(module, seed=self.seed, name=self.name)
+        model.compile(
+            self.make_optimizer(),
+            self.make_loss(),
+            metrics=self.make_metrics(),
+            steps_per_execution=self.steps_per_execution,
+            precision=self.precision,
+            microbatches=self.microbatches,
+            distribution=self._distribution(),
+        )
+        return model
+
+    def _distribution(self) -> DataParallel:
+        import jax
+
+        if self.devices is None:
+            return DataParallel()
+        if not 1 <= self.devices <= jax.device_count():
+            raise ConfigError(f"devices must lie in 1 .. {jax.device_count()}. Received: {self.devices}.")
+        return DataParallel(devices=jax.devices()[: self.devices])
+
+    def replace(self, **fields: Any) -> Config:
+        """A copy with other values.
+
+        Raises:
+            ConfigError: There is no such field.
+        """
+        known = [f.name for f in dataclasses.fields(self)]
+        for name in fields:
+            if name not in known:
+                raise unknown_name("config field", name, known)
+        return dataclasses.replace(self, **fields)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields by name."""
+        return dataclasses.asdict(self)
+
+
+def load(source: str) -> Config:
+    """The config of a file, or of ``module:function``.
+
+    Args:
+        source: A path that ends in ``.py``, whose `config` is called, or a module and a function in it.
+
+    Raises:
+        ConfigError: There is no such thing, or it gives no Config.
+    """
+    path = Path(source)
+    if source.endswith(".py") or path.is_file():
+        if not path.is_file():
+            raise ConfigError(f"There is no config file {source}: looked in {Path.cwd()}.")
+        sys.path.insert(0, str(path.parent.absolute()))  # as `python configs/digits.py` would
+        spec = importlib.util.spec_from_file_location(path.stem, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module
+        spec.loader.exec_module(module)
+        name = "config"
+    else:
+        module_name, _, name = source.partition(":")
+        if not name:
+            raise ConfigError(f"Expected a config file (CONFIG.py) or module:function. Received: {source!r}.")
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            raise ConfigError(f"There is no module {error.name!r}, wanted for {source!r}.") from error
+    function = getattr(module, name, None)
+    if not callable(function):
+        raise ConfigError(f"{source} does not define `{name}`. Define `def {name}() -> kdist.Config: ...` in it.")
+    config = function()
+    if not isinstance(config, Config):
+        raise ConfigError(f"`{name}` of {source} must return a kdist.Config. It returned {config!r}.")
+    return config

@@ -1,0 +1,205 @@
+"""Arrays and structures of arrays as a loader."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdist.errors import ConfigError, DataError
+from kdist.typing import Batch, PyTree
+
+DEFAULT_BATCH_SIZE = 32
+
+
+@dataclasses.dataclass(frozen=True)
+class ArrayLoader:
+    """Rows of arrays in memory; see `from_arrays`, which makes and checks them."""
+
+    arrays: Batch
+    batch_size: int
+    shuffle: bool
+    seed: int
+    cache: bool | str
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch."""
+        return jax.tree.leaves(self.arrays)[0].shape[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+        return sum(a.nbytes for a in jax.tree.leaves(self.arrays))
+
+    @property
+    def num_steps(self) -> int:
+        """S, the steps of an epoch."""
+        return -(-self.num_rows // self.batch_size)
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch in their order; see `Loader.order`."""
+        if not self.shuffle:
+            return np.arange(self.num_rows)
+        return np.random.default_rng((self.seed, epoch)).permutation(self.num_rows)
+
+    def read(self, rows: np.ndarray | slice) -> Batch:
+        """Those rows, gathered all at once."""
+        return jax.tree.map(lambda a: a[rows] if isinstance(rows, slice) else np.take(a, rows, axis=0), self.arrays)
+
+
+def from_arrays(
+    x: PyTree,
+    y: PyTree = None,
+    sample_weight: PyTree = None,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    shuffle: bool = True,
+    seed: int = 0,
+    cache: bool | str = "auto",
+    check_finite: bool = False,
+) -> ArrayLoader:
+    """A loader of arrays.
+
+    Args:
+        x: Inputs: an array ``[rows, ...]``, or a list, tuple or dict of arrays.
+        y: Targets, alike.
+        sample_weight: Weights ``[rows]`` or ``[rows, steps]``, or a structure of them like `y`.
+        batch_size: Rows of a step, over all devices and processes.
+        shuffle: Whether each epoch has an order of its own, drawn from `seed` and the epoch.
+        seed: What the orders are drawn from.
+        cache: Whether the rows are kept on the devices: True, False, or "auto" by their size.
+        check_finite: Whether to read everything once, now, and refuse NaN and infinity.  It is never
+            done unasked, since it reads all of the data.
+
+    Returns:
+        The loader. float64 becomes float32 and 64-bit integers 32-bit ones.
+
+    Raises:
+        DataError: Lengths differ, there are no rows, or something is no array of numbers.
+        ConfigError: `batch_size` is not a positive integer, or `cache` is none of its values.
+    """
+    check_batch_size(batch_size)
+    if cache not in (True, False, "auto"):
+        raise ConfigError(f"cache must be True, False or 'auto'. Received: {cache!r}.")
+    named = {"x": x, "y": y, "sample_weight": sample_weight}
+    arrays = {name: as_arrays(value, name) for name, value in named.items()}
+    check_lengths(arrays)
+    if check_finite:
+        for name, value in arrays.items():
+            _check_finite(value, name)
+    batch = Batch(x=arrays["x"], y=arrays["y"], weight=as_float32(arrays["sample_weight"]))
+    return ArrayLoader(batch, int(batch_size), bool(shuffle), int(seed), cache)
+
+
+def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
+    """Refuses a batch size that is not a positive whole number.
+
+    Raises:
+        ConfigError: It is not.
+    """
+    whole = isinstance(batch_size, (int, np.integer)) and not isinstance(batch_size, bool)
+    if not whole or batch_size < 1:
+        raise ConfigError(f"{name} must be a positive integer. Received: {batch_size!r}.")
+
+
+def as_arrays(tree: PyTree, name: str) -> PyTree:
+    """The structure with NumPy arrays of 32-bit numbers (or smaller) as leaves.
+
+    Args:
+        tree: Arrays, or lists, tuples and dicts of them, or None.
+        name: What to call it in messages.
+
+    Raises:
+        DataError: A leaf is no array of numbers, or a container is a namedtuple.
+    """
+    if tree is None:
+        return None
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        raise DataError(
+            f"{name} is a namedtuple {type(tree).__name__}{tree._fields}, which could mean its fields or its "
+            "positions. Pass a plain tuple, or a dict of names."
+        )
+    if isinstance(tree, Mapping):
+        return {key: as_arrays(value, f"{name}[{key!r}]") for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        if not tree or isinstance(tree[0], (int, float, bool, str, bytes)):
+            raise DataError(
+                f"{name} is a {type(tree).__name__} of {'nothing' if not tree else 'numbers or strings'}, not of "
+                f"arrays. Pass np.asarray({name})."
+            )
+        return type(tree)(as_arrays(value, f"{name}[{i}]") for i, value in enumerate(tree))
+    return _as_array(tree, name)
+
+
+def _as_array(value: Any, name: str) -> np.ndarray:
+    if not hasattr(value, "__array__"):
+        raise DataError(
+            f"{name} is a {type(value).__name__}, not an array. Pass a NumPy or JAX array, or a list, tuple or "
+            "dict of arrays."
+        )
+    array = np.asarray(value)
+    if array.dtype.kind in "OSUTMmV" and not _is_extended(array.dtype):
+        raise DataError(
+            f"{name} has dtype {array.dtype}, which is not numeric. Convert it first: encode strings as integers, "
+            "and stack rows of unequal length into one padded array."
+        )
+    if array.ndim == 0:
+        raise DataError(f"{name} is a single number. Its first dimension must be the rows.")
+    if array.dtype == np.float64:
+        return array.astype(np.float32)
+    if array.dtype == np.complex128:
+        return array.astype(np.complex64)
+    if array.dtype in (np.int64, np.uint64):
+        narrow = np.int32 if array.dtype == np.int64 else np.uint32
+        limits = np.iinfo(narrow)
+        if array.size and (array.min() < limits.min or array.max() > limits.max):
+            raise DataError(
+                f"{name} holds integers from {array.min()} to {array.max()}, which do not fit {limits.dtype}, the "
+                "widest integers that JAX uses by default."
+            )
+        return array.astype(narrow)
+    return array
+
+
+def _is_extended(dtype: np.dtype) -> bool:
+    """Whether it is one of JAX's small floats, which NumPy itself calls void."""
+    return jax.dtypes.issubdtype(dtype, np.number)
+
+
+def as_float32(tree: PyTree) -> PyTree:
+    """Sample weights as float32."""
+    return jax.tree.map(lambda a: a.astype(np.float32, copy=False), tree)
+
+
+def check_lengths(arrays: Mapping[str, PyTree]) -> int:
+    """The number of rows that all of these have.
+
+    Raises:
+        DataError: `x` has no arrays, lengths differ, or there are no rows.
+    """
+    if not jax.tree.leaves(arrays["x"]):
+        raise DataError("x is required: pass an array, or a list, tuple or dict of arrays. Received: None.")
+    lengths = {name: sorted({a.shape[0] for a in jax.tree.leaves(value)}) for name, value in arrays.items()}
+    found = {n for sizes in lengths.values() for n in sizes}
+    if len(found) > 1:
+        sizes = "; ".join(f"{name}: {', '.join(map(str, n))}" for name, n in lengths.items() if n)
+        raise DataError(f"All arrays must have the same number of rows. Received rows: {sizes}.")
+    if found == {0}:
+        raise DataError("The data are empty: x has 0 rows.")
+    return found.pop()
+
+
+def _check_finite(tree: PyTree, name: str) -> None:
+    for path, array in jax.tree_util.tree_leaves_with_path(tree):
+        if not np.issubdtype(array.dtype, np.inexact):
+            continue
+        bad = ~np.isfinite(array).reshape(array.shape[0], -1).all(axis=1)
+        if bad.any():
+            raise DataError(
+                f"{name}{jax.tree_util.keystr(path)} holds NaN or infinity in {bad.sum()} of {bad.size} rows; "
+                f"the first is row {bad.argmax()}."
+            )

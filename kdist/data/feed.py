@@ -1,0 +1,272 @@
+"""From a loader's rows to chunks of batches on the devices, one chunk ahead of the computation.
+
+Two kinds of `Feed`, which give the same batches.  *Resident*: the rows are on the devices once, and a
+chunk is the order of an epoch, from which the compiled program gathers.  *Streamed*: a chunk is the
+rows of C steps, gathered and sent by a thread.  In both, each process touches only what its devices
+hold.
+
+Shapes: B global batch, W = B padded so that it divides by the devices, C steps of a chunk.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+
+from kdist.data.loader import Loader
+from kdist.distribution import BATCH_AXES, DataParallel
+from kdist.errors import DataError
+from kdist.typing import Batch
+
+RESIDENT_BYTES = 256 << 20
+"""Data up to this size are kept on the devices, each of which holds all of them."""
+CHUNK_BYTES = 16 << 20
+"""A streamed chunk holds about this much: enough to hide its dispatch, little enough to have three."""
+MAX_CHUNK_STEPS = 1024
+"""A streamed chunk holds at most this many steps."""
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Feed:
+    """What a compiled program reads its batches from.
+
+    Attributes:
+        rows: Resident: all rows, leaves ``[num_rows, ...]``, on every device.  Streamed: the rows of
+            a chunk, leaves ``[C, W, ...]``, split over the devices along W.
+        order: Resident: which row stands where, int32 ``[C, W]``; ``~row`` is a copy of `row` that
+            fills the batch and does not count.  Streamed: None.
+        padded: Whether any row only fills a batch.
+    """
+
+    rows: Batch
+    order: jax.Array | None
+    padded: bool = dataclasses.field(metadata={"static": True})
+
+    def batch(self, i: jax.Array, distribution: DataParallel | None) -> Batch:
+        """Batch i of the chunk, leaves ``[W, ...]`` split over the devices; inside a traced program.
+
+        Args:
+            i: int32 scalar, 0 .. C-1.
+            distribution: Where the rows lie; None to gather them in one place.
+        """
+        if self.order is None:
+            return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, i, keepdims=False), self.rows)
+        order = jax.lax.dynamic_index_in_dim(self.order, i, keepdims=False)
+
+        def gather(rows: Batch, order: jax.Array) -> Batch:
+            row = jnp.where(order < 0, ~order, order)
+            picked = jax.tree.map(lambda a: a.at[row].get(mode="promise_in_bounds"), rows)
+            valid = (order >= 0).astype(jnp.float32) if self.padded else None
+            return dataclasses.replace(picked, valid=valid)
+
+        if distribution is None:
+            return gather(self.rows, order)
+        return jax.shard_map(
+            gather,
+            mesh=distribution.mesh,
+            in_specs=(PartitionSpec(), PartitionSpec(BATCH_AXES)),
+            out_specs=PartitionSpec(BATCH_AXES),
+            check_vma=False,
+        )(self.rows, order)
+
+
+class Chunk(NamedTuple):
+    """Some consecutive steps of an epoch, on the devices.
+
+    Attributes:
+        feed: Where their batches are read from; the first is batch 0.
+        first_step: The step of the epoch that batch 0 is.
+        num_steps: How many batches are real; a feed may have room for more.
+        num_rows: The rows that count, in all of them.
+    """
+
+    feed: Feed
+    first_step: int
+    num_steps: int
+    num_rows: int
+
+
+class _Span(NamedTuple):
+    """Steps ``first .. last-1`` of an epoch, to be placed as a chunk of `room` steps of W rows."""
+
+    first: int
+    last: int
+    room: int
+    width: int
+
+
+class Feeder:
+    """Chunks of a loader on the devices of a distribution; use as a context manager.
+
+    Args:
+        loader: The data.
+        distribution: The devices.
+        multiple: Every batch is padded to a multiple of this many rows.
+        steps_per_execution: K, if chunks must hold a multiple of K steps.
+        exact: Never pad: a shorter last batch is a chunk of its own, of its own shape.
+
+    Raises:
+        DataError: `exact` is asked for and a batch does not divide by `multiple`.
+    """
+
+    def __init__(
+        self,
+        loader: Loader,
+        distribution: DataParallel,
+        *,
+        multiple: int = 1,
+        steps_per_execution: int = 1,
+        exact: bool = False,
+    ) -> None:
+        self.loader = loader
+        self.distribution = distribution
+        self.resident = loader.nbytes <= RESIDENT_BYTES if loader.cache == "auto" else bool(loader.cache)
+        self._spans = self._plan(multiple, steps_per_execution, exact)
+        width = self._spans[0].width
+        tail = loader.num_rows % loader.batch_size
+        self.padded = width != loader.batch_size or (tail != 0 and not exact)
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="kdist-feed")
+        self._ahead: dict[tuple[int, int], Future[Chunk]] = {}
+        self._rows: Batch | None = None
+        self._order: tuple[int, np.ndarray] | None = None
+
+    @property
+    def chunk_steps(self) -> int:
+        """C, the most steps that a chunk holds."""
+        return self._spans[0].room
+
+    def chunks(self, epoch: int, *, then: int | None = None) -> Iterator[Chunk]:
+        """The chunks of an epoch; while one is used, the next is prepared.
+
+        Args:
+            epoch: Which epoch.
+            then: The epoch that comes next, whose first chunk is prepared during the last of this one.
+        """
+        for i in range(len(self._spans)):
+            chunk = self._request(epoch, i).result()
+            del self._ahead[epoch, i]
+            if i + 1 < len(self._spans):
+                self._request(epoch, i + 1)
+            elif then is not None:
+                self._request(then, 0)
+            yield chunk
+
+    def close(self) -> None:
+        """Ends the thread; what it prepared is dropped."""
+        self._worker.shutdown(cancel_futures=True)
+        self._ahead.clear()
+
+    def __enter__(self) -> Feeder:
+        """The feeder itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes the feeder."""
+        self.close()
+
+    def _plan(self, multiple: int, steps_per_execution: int, exact: bool) -> list[_Span]:
+        loader = self.loader
+        size, steps = loader.batch_size, loader.num_steps
+        width = -(-size // multiple) * multiple
+        tail = loader.num_rows % size
+        if exact and (width != size or tail % multiple):
+            raise DataError(
+                f"A loss or metric that returns one number a batch cannot tell real rows from those that fill up a "
+                f"batch, and {loader.num_rows} rows in batches of {size} do not divide over {multiple} parts. "
+                "Return one value a row, or choose a batch_size that divides."
+            )
+        if exact and steps == 1:
+            return [_Span(0, 1, 1, loader.num_rows)]
+        full = steps - 1 if exact and tail else steps
+        if self.resident:
+            room = full
+        else:
+            bytes_a_step = max(1, loader.nbytes // loader.num_rows * width)
+            limit = min(MAX_CHUNK_STEPS, max(1, CHUNK_BYTES // bytes_a_step), full)
+            room = -(-full // -(-full // limit))  # chunks of equal size, to have little to fill
+            room = -(-room // steps_per_execution) * steps_per_execution
+        spans = [_Span(s, min(s + room, full), room, width) for s in range(0, full, room)]
+        if full < steps:
+            spans.append(_Span(full, steps, 1, tail))
+        return spans
+
+    def _request(self, epoch: int, i: int) -> Future[Chunk]:
+        if (epoch, i) not in self._ahead:
+            self._ahead[epoch, i] = self._worker.submit(self._make, epoch, self._spans[i])
+        return self._ahead[epoch, i]
+
+    def _make(self, epoch: int, span: _Span) -> Chunk:
+        size = self.loader.batch_size
+        if self._order is None or self._order[0] != epoch:
+            self._order = (epoch, self.loader.order(epoch))
+        rows = self._order[1][span.first * size : span.last * size]
+        order = arrange(rows, size, span.room, span.width)
+        feed = self._resident(order) if self.resident else self._streamed(order)
+        return Chunk(feed, span.first, span.last - span.first, len(rows))
+
+    def _resident(self, order: np.ndarray) -> Feed:
+        if self._rows is None:
+            everything = self.loader.read(slice(None))
+            place = self.distribution.replicated
+            self._rows = jax.tree.map(lambda a: _place(a.shape, place, lambda index, a=a: a[index]), everything)
+        sharding = self.distribution.batch_sharding(axis=1)
+        return Feed(self._rows, _place(order.shape, sharding, lambda index: order[index]), self.padded)
+
+    def _streamed(self, order: np.ndarray) -> Feed:
+        sharding = self.distribution.batch_sharding(axis=1)
+        parts: dict[tuple[int, int], Batch] = {}  # by columns: replicas of a shard are read once
+
+        def columns(index: tuple[slice, ...]) -> Batch:
+            start, stop, _ = index[1].indices(order.shape[1])
+            if (start, stop) not in parts:
+                part = order[:, start:stop]
+                batch = self.loader.read(np.where(part < 0, ~part, part))
+                valid = (part >= 0).astype(np.float32) if self.padded else None
+                parts[start, stop] = dataclasses.replace(batch, valid=valid)
+            return parts[start, stop]
+
+        for index in sharding.addressable_devices_indices_map(order.shape).values():
+            columns(index)
+        leaves, structure = jax.tree.flatten(next(iter(parts.values())))
+        placed = [
+            _place(
+                (*order.shape, *leaf.shape[2:]), sharding, lambda index, n=n: jax.tree.leaves(columns(index))[n]
+            )
+            for n, leaf in enumerate(leaves)
+        ]
+        return Feed(jax.tree.unflatten(structure, placed), None, self.padded)
+
+
+def arrange(rows: np.ndarray, size: int, room: int, width: int) -> np.ndarray:
+    """Rows laid out as steps: int32 ``[room, width]``, filled up with ``~row``, copies that do not count.
+
+    Args:
+        rows: Row numbers, in order.
+        size: B, how many of them a step takes.
+        room: C, how many steps there are to be.
+        width: W, how long a step is to be.
+    """
+    taken = min(size, width)
+    steps = -(-len(rows) // taken)
+    flat = np.empty(room * taken, np.int32)
+    flat[: len(rows)] = rows
+    partial = rows[(steps - 1) * taken :]  # the last step repeats its own rows, the rest repeats it
+    flat[len(rows) :] = ~np.resize(partial, flat.size - len(rows)).astype(np.int32)
+    order = flat.reshape(room, taken)
+    if width > taken:
+        extra = order[:, np.arange(width - taken) % taken]
+        order = np.concatenate([order, np.where(extra < 0, extra, ~extra)], axis=1)
+    return order
+
+
+def _place(shape: tuple[int, ...], sharding: jax.sharding.NamedSharding, read: object) -> jax.Array:
+    """A global array, of which this process provides what its devices hold."""
+    return jax.make_array_from_callback(shape, sharding, read)  # type: ignore[arg-type]

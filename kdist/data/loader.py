@@ -1,0 +1,41 @@
+"""The protocol of a loader: rows by number, and the order of an epoch.
+
+A loader does not iterate: it answers which rows step s of epoch e holds, and reads rows by number.
+So any position can be reached without producing what comes before it, each process reads only its
+own rows, and straight and resumed runs see the same ones.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from kdist.typing import Batch
+
+
+@runtime_checkable
+class Loader(Protocol):
+    """Random-access data, the same in every process.
+
+    Attributes:
+        batch_size: B, the global number of rows of a step.
+        num_rows: Rows of an epoch.
+        nbytes: Bytes of all rows.
+        cache: True or False to force or forbid keeping the rows on the devices, or "auto".
+    """
+
+    batch_size: int
+    num_rows: int
+    nbytes: int
+    cache: bool | str
+
+    @property
+    def num_steps(self) -> int:
+        """S, the steps of an epoch; the last may hold fewer than B rows."""
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The rows of an epoch in their order, int ``[num_rows]``: a pure function of seed and epoch."""
+
+    def read(self, rows: np.ndarray | slice) -> Batch:
+        """Those rows, as a batch of NumPy arrays ``[*rows.shape, ...]``."""

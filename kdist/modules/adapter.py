@@ -1,0 +1,132 @@
+"""What the trainer asks of a model, whatever it is made of: the `ModuleAdapter` protocol.
+
+Also the two rules that all adapters share: how an input structure becomes call arguments, and how
+the train flag is found from a signature.
+"""
+
+from __future__ import annotations
+
+import abc
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+
+from kdist.errors import DataError
+from kdist.typing import PyTree
+
+TRAIN_FLAGS = ("train", "training")
+EVAL_FLAGS = ("deterministic", "use_running_average")
+
+
+class Variables(NamedTuple):
+    """A module's arrays.
+
+    Attributes:
+        params: What the optimizer changes.
+        model_state: Other collections by name, such as ``{"batch_stats": ...}``.
+    """
+
+    params: PyTree
+    model_state: dict[str, PyTree]
+
+
+class Layer(NamedTuple):
+    """One line of a model's summary.
+
+    Attributes:
+        name: The path of the layer in the variables, joined by "/".
+        kind: The class or function it is.
+        output: Its output, as a tree of `jax.ShapeDtypeStruct`, or None if it was not called.
+        layer: The layer itself.
+    """
+
+    name: str
+    kind: str
+    output: PyTree
+    layer: Any
+
+
+class ModuleAdapter(abc.ABC):
+    """A model as pure functions of its variables.
+
+    `init` and `apply` are traced under `jax.jit`; `apply` also inside `jax.shard_map`, where an input
+    holds the rows of one shard.
+    """
+
+    output_names: tuple[str, ...] | None = None
+    """Names that the module itself gives its outputs."""
+
+    @abc.abstractmethod
+    def init(self, key: jax.Array, x: PyTree) -> Variables:
+        """Fresh variables for inputs like `x`."""
+
+    @abc.abstractmethod
+    def apply(
+        self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array
+    ) -> tuple[PyTree, dict[str, PyTree]]:
+        """The outputs, and the collections of `variables.model_state` as they are afterwards.
+
+        Args:
+            variables: As `init` made them.
+            x: Inputs, leaves ``[b, ...]``.
+            train: Whether dropout acts and batch statistics are updated.
+            key: What the module's randomness is drawn from, all streams of it.
+        """
+
+    @abc.abstractmethod
+    def layers(self, variables: Variables, x: PyTree) -> list[Layer]:
+        """The layers in the order they are called, with the shapes of their outputs."""
+
+    def write_back(self, variables: Variables) -> None:
+        """Gives trained arrays to a module that holds its own."""
+
+
+class CallSignature:
+    """How a module's call takes inputs and the train flag, read once from its signature."""
+
+    def __init__(self, fn: Callable[..., Any], *, skip: int = 0) -> None:
+        try:
+            parameters = list(inspect.signature(fn).parameters.values())[skip:]
+        except (TypeError, ValueError):  # built in C: one positional argument
+            parameters = []
+        named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+        self.names = {p.name for p in named}
+        positional = [
+            p.name
+            for p in parameters
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+            and p.name not in (*TRAIN_FLAGS, *EVAL_FLAGS)
+        ]
+        self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
+        self.inputs = positional
+
+    def arguments(self, x: PyTree, *, train: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Positional and keyword arguments for a call with inputs `x`.
+
+        A list or tuple is spread over the positional parameters if there are more than one, a dict
+        over the parameters of its names; a single parameter gets the structure whole.
+
+        Raises:
+            DataError: A dict has a key that no parameter is named by.
+        """
+        flags: dict[str, Any] = {name: train for name in TRAIN_FLAGS if name in self.names}
+        flags.update({name: not train for name in EVAL_FLAGS if name in self.names})
+        several = len(self.inputs) > 1 or self.variadic
+        if several and isinstance(x, (list, tuple)):
+            return tuple(x), flags
+        if several and isinstance(x, Mapping):
+            unknown = sorted(set(x) - set(self.inputs))
+            if unknown:
+                raise DataError(
+                    f"The inputs are a dict with the keys {sorted(x)}, but the module takes {self.inputs}: "
+                    f"it has no parameter {unknown[0]!r}."
+                )
+            return (), {**x, **flags}
+        return (x,), flags
+
+
+def shapes(tree: PyTree) -> PyTree:
+    """`tree` with a `jax.ShapeDtypeStruct` in place of each array."""
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)

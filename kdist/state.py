@@ -1,0 +1,29 @@
+"""TrainState: everything that an optimizer step reads and writes, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+
+from kdist.typing import PyTree
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """The arrays that training carries from step to step, on the devices.
+
+    Attributes:
+        step: int32 scalar, optimizer updates so far.
+        params: The parameters, float32, as the module lays them out.
+        model_state: Other collections by name, such as ``{"batch_stats": ...}``; ``{}`` if none.
+        opt_state: The optimizer's state; the learning rate lives in it.
+        key: One typed PRNG key. It never changes: a step's key is folded from it and `step`.
+    """
+
+    step: jax.Array
+    params: PyTree
+    model_state: PyTree
+    opt_state: PyTree
+    key: jax.Array

@@ -1,0 +1,222 @@
+"""The pure train, test and predict step; the only file that writes a collective.
+
+A train step is two halves.  Inside `jax.shard_map`, each shard works on its rows: forward pass, the
+*sum* of each loss over the rows with its denominator, the gradient of the sums; then one reduction of
+all of it over the mesh, and one division.  Outside it, in the same program, the optimizer sees the
+global gradient, so what needs the whole tree (clipping by global norm, Lamb) needs no special case.
+
+`check_vma` is off: gradients of replicated arguments then arrive local to the shard, not summed, and
+modules with a `lax.scan` of their own, such as Flax's RNN, trace as they do outside.
+
+Shapes: B global batch, b rows on a shard, M microbatches.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import PartitionSpec
+
+from kdist.distribution import BATCH_AXES, DataParallel
+from kdist.losses import LossSum
+from kdist.modules import ModuleAdapter, Variables
+from kdist.objective import Objective
+from kdist.precision import Precision
+from kdist.state import TrainState
+from kdist.typing import Batch, PyTree, Sums
+
+WHOLE, ROWS = PartitionSpec(), PartitionSpec(BATCH_AXES)
+
+
+class _Local(NamedTuple):
+    """What a shard knows before the reduction; all of it adds up."""
+
+    grads: list[PyTree]  # one tree a group of losses that share a denominator
+    losses: list[LossSum]
+    rows: jax.Array
+    metrics: Sums
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One optimizer step, one evaluation step and one prediction step, as pure functions.
+
+    Attributes:
+        adapter: The model.
+        objective: Its losses and metrics; None for a model that only predicts.
+        tx: The optimizer; None for a model that is not trained.
+        distribution: The mesh; None runs the whole batch as one shard, without shard_map or jit.
+        precision: The compute dtype.
+        microbatches: M, the parts that a shard's rows are worked through in.
+        unroll: Whether to repeat the microbatch in the program where it would otherwise be a loop.
+    """
+
+    adapter: ModuleAdapter
+    objective: Objective | None
+    tx: optax.GradientTransformation | None
+    distribution: DataParallel | None
+    precision: Precision
+    microbatches: int = 1
+    unroll: bool = False
+
+    def train(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        """One update.
+
+        Args:
+            state: The state before it.
+            batch: Global, leaves ``[B, ...]``.
+
+        Returns:
+            The state after it, and the sums of the losses and metrics of the batch before it.
+        """
+        assert self.tx is not None
+        key = jax.random.fold_in(state.key, state.step)
+        grads, model_state, sums = self._on_shards(self._gradients, (WHOLE, ROWS, WHOLE), (WHOLE, WHOLE, WHOLE))(
+            (state.params, state.model_state), batch, key
+        )
+        updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        return TrainState(state.step + 1, params, model_state, opt_state, state.key), sums
+
+    def test(self, state: TrainState, batch: Batch) -> Sums:
+        """The sums of the losses and metrics of a batch, with the module in evaluation mode."""
+        return self._on_shards(self._evaluate, (WHOLE, ROWS, WHOLE), WHOLE)(
+            (state.params, state.model_state), batch, state.key
+        )
+
+    def predict(self, state: TrainState, batch: Batch) -> PyTree:
+        """The model's outputs for a batch, leaves ``[B, ...]``."""
+        return self._on_shards(self._predict, (WHOLE, ROWS, WHOLE), ROWS)(
+            (state.params, state.model_state), batch.x, state.key
+        )
+
+    # On one shard -------------------------------------------------------------------------------
+
+    def _gradients(
+        self, variables: tuple[PyTree, PyTree], batch: Batch, key: jax.Array
+    ) -> tuple[PyTree, PyTree, Sums]:
+        params, model_state = variables
+        key = self._shard_key(key)
+        if self.microbatches == 1:
+            local, model_state = self._microbatch(params, model_state, batch, key)
+        else:
+            local, model_state = self._microbatch_loop(params, model_state, batch, key)
+
+        local, totals, shards = self._sum((local, _floats(model_state), jnp.float32(1)))
+        model_state = _with_floats(model_state, jax.tree.map(lambda a: a / shards, totals))
+        grads = [
+            _divide(tree, local.losses[group[0]].denominator)
+            for group, tree in zip(self._objective.groups(local.losses), local.grads, strict=True)
+        ]
+        total = jax.tree.map(lambda *parts: sum(parts), *grads)
+        return total, model_state, self._step_sums(local)
+
+    def _microbatch_loop(
+        self, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array
+    ) -> tuple[_Local, PyTree]:
+        parts = jax.tree.map(lambda a: a.reshape(self.microbatches, -1, *a.shape[1:]), batch)
+
+        def body(carry: tuple[Any, PyTree], step: tuple[jax.Array, Batch]) -> tuple[Any, None]:
+            i, part = step
+            so_far, model_state = carry
+            local, model_state = self._microbatch(params, model_state, part, jax.random.fold_in(key, i))
+            return (jax.tree.map(jnp.add, so_far, local), model_state), None
+
+        first = jax.tree.map(lambda a: a[0], parts)
+        zeros = jax.tree.map(
+            lambda a: jnp.zeros(a.shape, a.dtype),
+            jax.eval_shape(self._microbatch, params, model_state, first, key)[0],
+        )
+        steps = (jnp.arange(self.microbatches), parts)
+        (local, model_state), _ = jax.lax.scan(body, (zeros, model_state), steps, unroll=self.unroll)
+        return local, model_state
+
+    def _microbatch(
+        self, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array
+    ) -> tuple[_Local, PyTree]:
+        """Sums and gradients of some rows, with nothing divided or reduced."""
+        objective = self._objective
+
+        def groups_of_losses(params: PyTree) -> tuple[list[jax.Array], Any]:
+            y_pred, after = self._forward(params, model_state, batch.x, train=True, key=key)
+            sums = objective.loss_sums(batch.y, y_pred, batch.weight, batch.valid)
+            grouped = [
+                sum((objective.weight_of(i) * sums[i].sum for i in group), jnp.float32(0))
+                for group in objective.groups(sums)
+            ]
+            return grouped, (sums, y_pred, after)
+
+        grouped, pullback, (sums, y_pred, after) = jax.vjp(groups_of_losses, params, has_aux=True)
+        grads = []
+        for i in range(len(grouped)):  # nearly always one: losses that are averaged alike share it
+            (grad,) = pullback([jnp.ones_like(g) if i == j else jnp.zeros_like(g) for j, g in enumerate(grouped)])
+            grads.append(grad)
+        return self._local(batch, y_pred, sums, grads), after
+
+    def _evaluate(self, variables: tuple[PyTree, PyTree], batch: Batch, key: jax.Array) -> Sums:
+        y_pred, _ = self._forward(*variables, batch.x, train=False, key=key)
+        sums = self._objective.loss_sums(batch.y, y_pred, batch.weight, batch.valid)
+        return self._step_sums(self._sum(self._local(batch, y_pred, sums, [])))
+
+    def _predict(self, variables: tuple[PyTree, PyTree], x: PyTree, key: jax.Array) -> PyTree:
+        return self._forward(*variables, x, train=False, key=key)[0]
+
+    def _forward(
+        self, params: PyTree, model_state: PyTree, x: PyTree, *, train: bool, key: jax.Array
+    ) -> tuple[PyTree, PyTree]:
+        variables = Variables(self.precision.cast(params), model_state)
+        outputs, after = self.adapter.apply(variables, self.precision.cast(x), train=train, key=key)
+        # A collection keeps its dtypes, whatever the forward pass computed in.
+        return outputs, jax.tree.map(lambda new, old: new.astype(old.dtype), after, model_state)
+
+    def _local(self, batch: Batch, y_pred: PyTree, sums: list[LossSum], grads: list[PyTree]) -> _Local:
+        rows = jnp.float32(jax.tree.leaves(batch.x)[0].shape[0]) if batch.valid is None else batch.valid.sum()
+        metric_sums = self._objective.metric_sums(batch.y, y_pred, batch.weight, batch.valid)
+        return _Local(grads, sums, rows, metric_sums)
+
+    # Over all shards ----------------------------------------------------------------------------
+
+    def _on_shards(self, fn: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
+        if self.distribution is None:
+            return fn
+        return jax.shard_map(
+            fn, mesh=self.distribution.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
+        )
+
+    def _sum(self, tree: PyTree) -> PyTree:
+        """The one reduction of a step."""
+        return tree if self.distribution is None else jax.lax.psum(tree, BATCH_AXES)
+
+    def _shard_key(self, key: jax.Array) -> jax.Array:
+        """A shard's own key, for dropout that differs from shard to shard."""
+        return key if self.distribution is None else jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXES))
+
+    def _step_sums(self, reduced: _Local) -> Sums:
+        return self._objective.step_sums(reduced.losses, reduced.rows, reduced.metrics)
+
+    @property
+    def _objective(self) -> Objective:
+        assert self.objective is not None
+        return self.objective
+
+
+def _divide(gradients: PyTree, denominator: jax.Array | None) -> PyTree:
+    """The gradients of a mean from those of a sum; where nothing counted, both are 0."""
+    if denominator is None:
+        return gradients
+    return jax.tree.map(lambda g: g / jnp.where(denominator == 0, 1, denominator), gradients)
+
+
+def _floats(tree: PyTree) -> PyTree:
+    """The floating-point leaves, which a mean over shards makes sense of."""
+    return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.floating) else None, tree)
+
+
+def _with_floats(tree: PyTree, floats: PyTree) -> PyTree:
+    """`tree` with its floating-point leaves replaced; counters are the same on every shard."""
+    return jax.tree.map(lambda a, f: a if f is None else f, tree, floats, is_leaf=lambda a: a is None)

@@ -1,0 +1,593 @@
+"""The host loop: dispatch execution n+1, then read the results of execution n."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdist import optimizers
+from kdist import precision as precisions
+from kdist.callbacks import CallbackList, History
+from kdist.data import Chunk, Feeder, Loader
+from kdist.data.feed import CHUNK_BYTES
+from kdist.distribution import DataParallel, agree
+from kdist.errors import ConfigError, DataError, NotCompiledError
+from kdist.execution import Execution, loops_are_slow
+from kdist.modules import Variables, adapt
+from kdist.objective import Objective, Outputs, Plan
+from kdist.state import TrainState
+from kdist.step import Step
+from kdist.typing import Batch, Logs, PyTree, Sums
+
+EXECUTION_SECONDS = 0.25
+"""steps_per_execution="auto" fuses this much work, so that a bar moves and a preemption is answered."""
+
+
+class Trainer:
+    """Training without the Keras-style facade: a state goes in, and a trained state comes out.
+
+    Args:
+        module: A Linen or NNX module, or a pair of pure functions.
+        optimizer: An `optax.GradientTransformation`, a kdist optimizer or its name.
+        loss: A callable ``(y_true, y_pred)``, a kdist loss or its name; or a structure by output.
+        metrics: Metrics, alike.
+        loss_weights: See `Model.compile`.
+        weighted_metrics: See `Model.compile`.
+        distribution: The devices; all of them by default.
+        steps_per_execution: K, or "auto".
+        precision: None, "float32" or "mixed_bfloat16".
+        microbatches: How many parts a shard's rows are worked through in.
+        seed: What parameters and dropout are drawn from.
+        run_eagerly: Whether to compile nothing, for debugging.
+
+    To train with another step, subclass and override `train_step`.
+
+    Attributes:
+        state: The current state, replaced at every execution; callbacks may read and replace it.
+        stop_training: Set it in a callback to end training after the current execution.
+        stop_evaluating: Alike.
+        stop_predicting: Alike.
+
+    Raises:
+        ConfigError: An argument is wrong.
+    """
+
+    def __init__(
+        self,
+        module: Any,
+        *,
+        optimizer: Any,
+        loss: Any,
+        metrics: Any = (),
+        loss_weights: Any = None,
+        weighted_metrics: Any = None,
+        distribution: DataParallel | None = None,
+        steps_per_execution: int | str = "auto",
+        precision: Any = None,
+        microbatches: int = 1,
+        seed: int = 0,
+        run_eagerly: bool = False,
+    ) -> None:
+        self.adapter = adapt(module)
+        self.optimizer = None if optimizer is None else optimizers.get(optimizer)
+        self.plan = Plan.of(loss, loss_weights, metrics, weighted_metrics)
+        self.distribution = distribution or DataParallel()
+        if steps_per_execution != "auto":
+            _check_positive("steps_per_execution", steps_per_execution, "or 'auto'")
+        self.steps_per_execution = steps_per_execution
+        self.precision = precisions.get(precision)
+        self.microbatches = _check_positive("microbatches", microbatches)
+        self.seed = seed
+        self.run_eagerly = bool(run_eagerly)
+        if self.run_eagerly and jax.process_count() > 1:
+            raise ConfigError("run_eagerly=True works on one process only. Debug there, or with jax.debug.print.")
+        self.state: TrainState | None = None
+        self.stop_training = self.stop_evaluating = self.stop_predicting = False
+        self._bindings: dict[Any, Binding] = {}
+        if self.optimizer is not None:
+            self.optimizer.attach(self)
+
+    def train_step(self, step: Step, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
+        """One optimizer step: override this to train in another way.
+
+        It is traced into the execution, on global arrays: plain jax.numpy works here, and XLA splits it
+        over the devices.
+
+        Args:
+            step: kdist's own step; ``step.train(state, batch)`` is what this method does by default.
+            state: Before the step.
+            batch: The global batch, leaves ``[B, ...]``; rows with ``batch.valid == 0`` only fill it.
+
+        Returns:
+            The state after it, and the sums of its losses and metrics, as `Objective.results` takes them.
+        """
+        return step.train(state, batch)
+
+    # State and programs -------------------------------------------------------------------------
+
+    def init(self, batch: Any) -> TrainState:
+        """A fresh state for batches like this one.
+
+        Args:
+            batch: A `Batch`, a tuple ``(x, y)`` or inputs alone; arrays with the rows first.
+
+        Returns:
+            The state, on the devices.
+        """
+        tx = None if self.optimizer is None else self.optimizer.tx
+
+        def init(x: PyTree) -> TrainState:
+            init_key, key = jax.random.split(jax.random.key(self.seed))
+            variables = self.adapter.init(init_key, x)
+            opt_state = () if tx is None else tx.init(variables.params)
+            return jax.tree.map(_strong, TrainState(jnp.int32(0), *variables, opt_state, key))
+
+        return jax.jit(init, out_shardings=self.distribution.replicated)(as_batch(batch).x)
+
+    def init_opt_state(self, params: PyTree) -> PyTree:
+        """The optimizer's state at its start, for these parameters."""
+        if self.optimizer is None:
+            return ()
+        tx = self.optimizer.tx
+        init = jax.jit(lambda p: jax.tree.map(_strong, tx.init(p)), out_shardings=self.distribution.replicated)
+        return init(params)
+
+    def bind(self, batch: Any) -> Binding:
+        """Losses, metrics and programs for batches like this one, made once for each shape.
+
+        Args:
+            batch: As in `init`; only structure, shapes and dtypes matter, and the rows may differ.
+
+        Raises:
+            ConfigError: Losses or metrics do not map to the outputs.
+            DataError: Targets do not fit the outputs.
+        """
+        batch = as_batch(batch)
+        leaves, structure = jax.tree.flatten((batch.x, batch.y))
+        key = (structure, tuple((a.shape[1:], a.dtype) for a in leaves))
+        if key not in self._bindings:
+            self._bindings[key] = self._bind(batch.x, batch.y)
+        return self._bindings[key]
+
+    def _bind(self, x: PyTree, y: PyTree) -> Binding:
+        def forward(variables: Variables, x: PyTree) -> PyTree:
+            variables = Variables(self.precision.cast(variables.params), variables.model_state)
+            return self.adapter.apply(variables, self.precision.cast(x), train=False, key=jax.random.key(0))[0]
+
+        assert self.state is not None
+        variables = Variables(self.state.params, self.state.model_state)
+        jaxpr, out = jax.make_jaxpr(forward, return_shape=True)(*_abstract((variables, x)))
+        rows = jax.tree.leaves(x)[0].shape[0]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(out):
+            if not leaf.shape or leaf.shape[0] != rows:
+                raise DataError(
+                    f"Output{jax.tree_util.keystr(path)} of the model has shape {leaf.shape} for {rows} rows of "
+                    "input. Outputs must have the rows first."
+                )
+        outputs = Outputs(out, self.adapter.output_names)
+        slow = loops_are_slow(jaxpr, self.distribution.platform)
+        step = Step(
+            adapter=self.adapter,
+            objective=None if y is None else self.plan.bind(outputs, y),
+            tx=None if self.optimizer is None else self.optimizer.tx,
+            distribution=None if self.run_eagerly else self.distribution,
+            precision=self.precision,
+            microbatches=self.microbatches,
+            unroll=slow,
+        )
+        execution = Execution(
+            lambda state, batch: self.train_step(step, state, batch),
+            step.test,
+            step.predict,
+            distribution=self.distribution,
+            chain=slow,
+            eagerly=self.run_eagerly,
+        )
+        row_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(out)) // rows
+        return Binding(outputs, step, execution, max(1, row_bytes))
+
+    @property
+    def traces(self) -> dict[str, int]:
+        """How many programs were compiled so far, by "train", "test" and "predict"."""
+        counts = [binding.execution.traces for binding in self._bindings.values()]
+        return {kind: sum(c[kind] for c in counts) for kind in ("train", "test", "predict")}
+
+    def read_opt_state(self) -> PyTree | None:
+        """The optimizer state, which the learning rate lives in."""
+        return None if self.state is None else self.state.opt_state
+
+    def write_opt_state(self, opt_state: PyTree) -> None:
+        """Replaces the optimizer state."""
+        assert self.state is not None
+        self.state = dataclasses.replace(self.state, opt_state=opt_state)
+
+    # Passes over data ---------------------------------------------------------------------------
+
+    def fit(
+        self,
+        state: TrainState,
+        loader: Loader,
+        *,
+        epochs: int,
+        initial_epoch: int = 0,
+        callbacks: Any = (),
+        validation: Loader | None = None,
+        validation_freq: int | Sequence[int] = 1,
+    ) -> tuple[TrainState, History]:
+        """Trains.
+
+        Args:
+            state: Where to start; its arrays are used up.
+            loader: The data.
+            epochs: The epoch to stop before, counted from 0.
+            initial_epoch: The epoch to start with; the order of the rows is that of this epoch.
+            callbacks: Callbacks, or a CallbackList, which is used as it is.
+            validation: Data to evaluate after an epoch.
+            validation_freq: Every how many epochs, or the epochs, counted from 1.
+
+        Returns:
+            The trained state, and the logs.
+
+        Raises:
+            NotCompiledError: There is no optimizer or no loss.
+            DataError: The data do not fit the model.
+        """
+        if self.optimizer is None:
+            raise NotCompiledError("Training needs an optimizer. Received: optimizer=None.")
+        self.state = state
+        self.stop_training = False
+        with contextlib.ExitStack() as stack:
+            binding = self._bind_loader(loader)
+            if not binding.objective.trainable:
+                raise NotCompiledError("Training needs a loss. Received: loss=None.")
+            feeder = stack.enter_context(self._feeder(loader, binding, self.microbatches))
+            if validation is not None:
+                validation_binding = self._bind_loader(validation)
+                validation_feeder = stack.enter_context(self._feeder(validation, validation_binding))
+            callbacks = stack.enter_context(self._callbacks(callbacks, loader, epochs=epochs, add_history=True))
+            stack.callback(self._write_back)
+
+            callbacks.on_train_begin({})
+            logs: Logs = {}
+            for epoch in range(initial_epoch, epochs):
+                callbacks.on_epoch_begin(epoch, {})
+                train = TrainPass(self, binding)
+                self._run(train, feeder.chunks(epoch, then=epoch + 1 if epoch + 1 < epochs else None), callbacks)
+                logs = train.logs()
+                if validation is not None and _due(epoch, validation_freq):
+                    results = self._test(validation_binding, validation_feeder, callbacks, again=True)
+                    logs = {**logs, **{f"val_{name}": value for name, value in alphabetical(results).items()}}
+                callbacks.on_epoch_end(epoch, dict(logs))
+                if self.stop_training:
+                    break
+            callbacks.on_train_end(logs)
+            return self.state, callbacks.history or History()
+
+    def evaluate(self, state: TrainState, loader: Loader, *, callbacks: Any = ()) -> Logs:
+        """Losses and metrics over the data, every row exactly once.
+
+        Args:
+            state: The variables to evaluate.
+            loader: The data.
+            callbacks: Callbacks, or a CallbackList.
+
+        Returns:
+            Values by log name, in the canonical order.
+        """
+        self.state = state
+        binding = self._bind_loader(loader)
+        with self._feeder(loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
+            return self._test(binding, feeder, callbacks, again=False)
+
+    def predict(self, state: TrainState, loader: Loader, *, callbacks: Any = ()) -> Iterator[PyTree]:
+        """The model's outputs for the data, in order, as they are computed.
+
+        Args:
+            state: The variables to predict with.
+            loader: The data; targets in them are ignored.
+            callbacks: Callbacks, or a CallbackList.
+
+        Yields:
+            Outputs of consecutive rows: NumPy arrays with the rows first.
+        """
+        self.state = state
+        self.stop_predicting = False
+        binding = self.bind(Batch(loader.read(np.arange(1)).x))
+        with self._feeder(loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
+            predict = PredictPass(self, binding, loader, feeder.chunk_steps)
+            callbacks.on_predict_begin({})
+            for _ in self._sweep(predict, feeder.chunks(0), callbacks):
+                yield from predict.take()
+            yield from predict.take()
+            callbacks.on_predict_end({})
+
+    def _test(self, binding: Binding, feeder: Feeder, callbacks: CallbackList, *, again: bool) -> Logs:
+        self.stop_evaluating = False
+        test = TestPass(self, binding)
+        callbacks.on_test_begin({})
+        self._run(test, feeder.chunks(0, then=0 if again else None), callbacks)
+        callbacks.on_test_end(test.logs())
+        return test.results()
+
+    def _run(self, pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList) -> None:
+        for _ in self._sweep(pass_, chunks, callbacks):
+            pass
+
+    def _sweep(self, pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList) -> Iterator[None]:
+        """The loop: dispatches an execution, then reads the results of the one before it.
+
+        At most two are ever under way.  If a callback watches batches, an execution is read before
+        the next is dispatched.
+        """
+        kind = pass_.kind
+        watched, listened = callbacks.watches(kind), callbacks.listens(kind)
+        waiting: list[tuple[Any, int]] = []
+
+        def finish() -> None:
+            result, last = waiting.pop(0)
+            pass_.read(result)
+            if listened:
+                callbacks.call(f"on_{kind}_batch_end", last, pass_.logs())
+
+        for chunk in chunks:
+            start = 0
+            while start < chunk.num_steps and not pass_.stopped:
+                planned = self._plan_steps(pass_, watched)
+                steps = min(planned, chunk.num_steps - start)
+                first = chunk.first_step + start
+                last = first + (steps if self.steps_per_execution == "auto" else planned) - 1
+                if listened:
+                    callbacks.call(f"on_{kind}_batch_begin", first, {})
+                began = time.perf_counter()
+                result = pass_.run(chunk, start, steps)
+                if self.steps_per_execution == "auto" and kind not in pass_.binding.pace and not watched:
+                    jax.block_until_ready(result)
+                    self._measure(pass_, time.perf_counter() - began)
+                start += steps
+                waiting.append((result, last))
+                if watched or len(waiting) > 1:
+                    finish()
+                yield
+            if pass_.stopped:
+                break
+        while waiting:
+            finish()
+
+    # steps_per_execution ------------------------------------------------------------------------
+
+    def _plan_steps(self, pass_: Pass, watched: bool) -> int:
+        if isinstance(self.steps_per_execution, int):
+            return self.steps_per_execution
+        return 1 if watched else min(pass_.binding.pace.get(pass_.kind, 1), pass_.most_steps)
+
+    def _measure(self, pass_: Pass, seconds: float) -> None:
+        """Sets the pace of a kind of step from its second execution; the first one compiles."""
+        warm, pace, kind = pass_.binding.warm, pass_.binding.pace, pass_.kind
+        if kind in warm:
+            pace[kind] = int(agree(max(1, EXECUTION_SECONDS // seconds)))
+        warm.add(kind)
+
+    # Small parts --------------------------------------------------------------------------------
+
+    def _bind_loader(self, loader: Loader) -> Binding:
+        """The binding for a loader's batches, its labels checked where all of them are at hand."""
+        batch = loader.read(np.arange(min(loader.batch_size, loader.num_rows)))
+        if batch.y is None:
+            raise DataError("There are no targets: training and evaluation need y.")
+        binding = self.bind(batch)
+        arrays = getattr(loader, "arrays", None)
+        if arrays is not None:
+            binding.objective.check_labels(arrays.y)
+        return binding
+
+    def _feeder(self, loader: Loader, binding: Binding, microbatches: int = 1) -> Feeder:
+        k = self.steps_per_execution
+        return Feeder(
+            loader,
+            self.distribution,
+            multiple=self.distribution.num_devices * microbatches,
+            steps_per_execution=k if isinstance(k, int) else 1,
+            exact=binding.step.objective is not None and binding.step.objective.exact,
+        )
+
+    @contextlib.contextmanager
+    def _callbacks(
+        self, callbacks: Any, loader: Loader, *, epochs: int | None = None, add_history: bool = False
+    ) -> Iterator[CallbackList]:
+        if not isinstance(callbacks, CallbackList):
+            callbacks = CallbackList(callbacks, add_history=add_history, model=self, verbose=0, epochs=epochs)
+        callbacks.set_params({**callbacks.params, "steps": loader.num_steps, "rows": loader.num_rows})
+        try:
+            yield callbacks
+        finally:
+            callbacks.close()
+
+    def _write_back(self) -> None:
+        assert self.state is not None
+        self.adapter.write_back(Variables(self.state.params, self.state.model_state))
+
+
+@dataclasses.dataclass
+class Binding:
+    """What is made for batches of one structure and shape.
+
+    Attributes:
+        outputs: The model's outputs.
+        step: The step, with its objective.
+        execution: The programs.
+        output_bytes: Bytes of a row's outputs.
+        pace: How many steps "auto" fuses, by kind, once known.
+        warm: The kinds of step that have run, and so were compiled.
+    """
+
+    outputs: Outputs
+    step: Step
+    execution: Execution
+    output_bytes: int
+    pace: dict[str, int] = dataclasses.field(default_factory=dict)
+    warm: set[str] = dataclasses.field(default_factory=set)
+
+    @property
+    def objective(self) -> Objective:
+        """The losses and metrics.
+
+        Raises:
+            NotCompiledError: The batches had no targets.
+        """
+        if self.step.objective is None:
+            raise NotCompiledError("Losses and metrics need targets.")
+        return self.step.objective
+
+
+class Pass:
+    """One kind of pass over the data: what runs, and what becomes of its results."""
+
+    kind: str
+    most_steps = 1 << 30
+
+    def __init__(self, trainer: Trainer, binding: Binding) -> None:
+        self.trainer = trainer
+        self.binding = binding
+        self._totals: Sums | None = None
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a callback asked to stop."""
+        raise NotImplementedError
+
+    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
+        """Dispatches an execution; does not wait for it."""
+        raise NotImplementedError
+
+    def read(self, result: Any) -> None:
+        """Waits for the results and takes them in, here as sums.
+
+        They are added up in float64, where the counts of an epoch of any length stay exact.
+        """
+        for sums in jax.device_get(result):
+            exact = jax.tree.map(lambda a: np.asarray(a, np.float64), sums)
+            self._totals = exact if self._totals is None else jax.tree.map(np.add, self._totals, exact)
+
+    def results(self) -> Logs:
+        """What has been read so far comes to, in the canonical order."""
+        return {} if self._totals is None else self.binding.objective.results(self._totals)
+
+    def logs(self) -> Logs:
+        """The results as callbacks get them, in alphabetical order."""
+        return alphabetical(self.results())
+
+
+class TrainPass(Pass):
+    """Training: the state moves on."""
+
+    kind = "train"
+
+    @property
+    def stopped(self) -> bool:
+        """See `Pass.stopped`."""
+        return self.trainer.stop_training
+
+    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
+        """See `Pass.run`."""
+        self.trainer.state, sums = self.binding.execution.train(self.trainer.state, chunk.feed, start, steps)
+        return sums
+
+
+class TestPass(Pass):
+    """Evaluation."""
+
+    kind = "test"
+
+    @property
+    def stopped(self) -> bool:
+        """See `Pass.stopped`."""
+        return self.trainer.stop_evaluating
+
+    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
+        """See `Pass.run`."""
+        return self.binding.execution.test(self.trainer.state, chunk.feed, start, steps)
+
+
+class PredictPass(Pass):
+    """Prediction: outputs are copied to the host as they come, without the rows that fill batches."""
+
+    kind = "predict"
+
+    def __init__(self, trainer: Trainer, binding: Binding, loader: Loader, chunk_steps: int) -> None:
+        super().__init__(trainer, binding)
+        step_bytes = binding.output_bytes * loader.batch_size
+        k = trainer.steps_per_execution
+        self.most_steps = k if isinstance(k, int) else max(1, min(chunk_steps, CHUNK_BYTES // step_bytes))
+        self._size = loader.batch_size
+        self._rows_left = loader.num_rows
+        self._outputs: list[PyTree] = []
+
+    @property
+    def stopped(self) -> bool:
+        """See `Pass.stopped`."""
+        return self.trainer.stop_predicting
+
+    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
+        """See `Pass.run`."""
+        state, room = self.trainer.state, self.most_steps
+        return steps, self.binding.execution.predict(state, chunk.feed, start, steps, room)
+
+    def read(self, result: Any) -> None:
+        """Waits for the outputs, and keeps the rows that are of the data."""
+        steps, parts = result
+        rows = min(steps * self._size, self._rows_left)
+        self._rows_left -= rows
+
+        def trim(*leaves: np.ndarray) -> np.ndarray:
+            batches = leaves[0] if len(leaves) == 1 else np.concatenate(leaves)
+            real = batches[:steps, : self._size]
+            return real.reshape(-1, *real.shape[2:])[:rows]
+
+        self._outputs.append(jax.tree.map(trim, *jax.device_get(parts)))
+
+    def logs(self) -> Logs:
+        """The outputs of the last execution."""
+        return {"outputs": self._outputs[-1]}
+
+    def take(self) -> list[PyTree]:
+        """The outputs read since the last call."""
+        taken, self._outputs = self._outputs, []
+        return taken
+
+
+def as_batch(batch: Any) -> Batch:
+    """A Batch from a Batch, a tuple ``(x,)``, ``(x, y)`` or ``(x, y, weight)``, or inputs alone."""
+    if isinstance(batch, Batch):
+        return batch
+    return Batch(*batch) if isinstance(batch, tuple) and len(batch) <= 3 else Batch(batch)
+
+
+def alphabetical(logs: Logs) -> Logs:
+    """The logs with their names in alphabetical order, as callbacks and histories have them."""
+    return dict(sorted(logs.items()))
+
+
+def _due(epoch: int, freq: int | Sequence[int]) -> bool:
+    return (epoch + 1) % freq == 0 if isinstance(freq, int) else epoch + 1 in freq
+
+
+def _check_positive(name: str, value: Any, otherwise: str = "") -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ConfigError(f"{name} must be a positive integer {otherwise}".rstrip() + f". Received: {value!r}.")
+    return int(value)
+
+
+def _abstract(tree: PyTree) -> PyTree:
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
+
+
+def _strong(a: jax.Array) -> jax.Array:
+    """The array with a dtype of its own: a weak one would change as it is carried through a loop."""
+    return jax.lax.convert_element_type(a, a.dtype) if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
