@@ -1,6 +1,6 @@
 """Handwritten digits, scikit-learn's own 1,797 images of 8 x 8 pixels, and a small dense network.
 
-    kdist train configs/digits.py
+kdist train configs/digits.py
 """
 
 import dataclasses

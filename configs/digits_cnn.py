@@ -1,6 +1,6 @@
 """The digits again, by a convolutional network in Linen with batch normalisation.
 
-    kdist train configs/digits_cnn.py
+kdist train configs/digits_cnn.py
 """
 
 import dataclasses

@@ -1,6 +1,6 @@
 """Two inputs and two outputs: from the halves of a digit, which digit it is and how much ink it took.
 
-    kdist train configs/digits_halves.py
+kdist train configs/digits_halves.py
 """
 
 import dataclasses

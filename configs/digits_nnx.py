@@ -1,6 +1,6 @@
 """The digits by a dense network in NNX.
 
-    kdist train configs/digits_nnx.py
+kdist train configs/digits_nnx.py
 """
 
 import dataclasses

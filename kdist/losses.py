@@ -76,9 +76,7 @@ class Loss:
         self, reduction: str | None = "sum_over_batch_size", name: str | None = None, dtype: Any = None
     ) -> None:
         if reduction not in (*REDUCTIONS, "none", None):
-            raise ConfigError(
-                f"Unknown reduction {reduction!r}. Expected one of {', '.join(REDUCTIONS)} or None."
-            )
+            raise ConfigError(f"Unknown reduction {reduction!r}. Expected one of {', '.join(REDUCTIONS)} or None.")
         self.reduction = None if reduction == "none" else reduction
         self.name = name or self.default_name or snake_case(type(self).__name__)
         self.dtype = jnp.dtype(dtype or jnp.float32)
@@ -136,9 +134,7 @@ class Loss:
             return LossSum(weighted.sum(), _product(jnp.ones_like(values), *kept).sum(), False)
         return LossSum(weighted.reshape(values.shape[0], -1).mean(axis=1).sum(), rows, True)
 
-    def __call__(
-        self, y_true: jax.Array, y_pred: jax.Array, sample_weight: jax.Array | None = None
-    ) -> jax.Array:
+    def __call__(self, y_true: jax.Array, y_pred: jax.Array, sample_weight: jax.Array | None = None) -> jax.Array:
         """The reduced loss of one batch, a scalar; unreduced values if the reduction is None."""
         y_pred = jnp.asarray(y_pred)
         weight = None if sample_weight is None else jnp.asarray(sample_weight, jnp.float32)
@@ -474,9 +470,7 @@ class _Smoothed(Formula):
         name=None,
         dtype=None,
     ):
-        super().__init__(
-            reduction, name, dtype, from_logits=from_logits, label_smoothing=label_smoothing, axis=axis
-        )
+        super().__init__(reduction, name, dtype, from_logits=from_logits, label_smoothing=label_smoothing, axis=axis)
 
 
 class BinaryCrossentropy(_Smoothed):
@@ -510,9 +504,7 @@ class SparseCategoricalCrossentropy(Formula):
         name=None,
         dtype=None,
     ):
-        super().__init__(
-            reduction, name, dtype, from_logits=from_logits, ignore_class=ignore_class, axis=axis
-        )
+        super().__init__(reduction, name, dtype, from_logits=from_logits, ignore_class=ignore_class, axis=axis)
         self.class_axis = axis
         self.ignore_class = ignore_class
 

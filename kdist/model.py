@@ -568,8 +568,6 @@ class Model:
         )
 
 
-
-
 class _LastLogs(Callback):
     """Keeps the logs of the last epoch."""
 

@@ -76,15 +76,12 @@ class Outputs:
         if isinstance(tree, Mapping):
             unknown = sorted(set(tree) - set(self.names))
             if unknown:
-                raise DataError(
-                    f"{what} has the key {unknown[0]!r}, but the model's outputs are {list(self.names)}."
-                )
+                raise DataError(f"{what} has the key {unknown[0]!r}, but the model's outputs are {list(self.names)}.")
             return [tree.get(name) for name in self.names]
         if isinstance(tree, (list, tuple)):
             if len(tree) != len(self.names):
                 raise DataError(
-                    f"{what} has {len(tree)} entries, but the model has {len(self.names)} outputs: "
-                    f"{list(self.names)}."
+                    f"{what} has {len(tree)} entries, but the model has {len(self.names)} outputs: {list(self.names)}."
                 )
             return list(tree)
         if len(self.names) > 1 and not shared:
@@ -227,9 +224,7 @@ class Objective:
             w = weights[term.output] if term.weighted else None
             if valid is not None:
                 w = valid if w is None else w * valid.reshape(-1, *(1,) * (w.ndim - 1))
-            out[term.log_name] = term.metric.sums(
-                true[term.output], pred[term.output].astype(jnp.float32), w
-            )
+            out[term.log_name] = term.metric.sums(true[term.output], pred[term.output].astype(jnp.float32), w)
         return out
 
     def _split(self, y: PyTree, y_pred: PyTree, weight: PyTree) -> tuple[list[Any], list[Any], list[Any]]:
@@ -420,9 +415,7 @@ class Objective:
         return scalar
 
     @staticmethod
-    def _warn_of_broadcast(
-        what: str, true: tuple[int, ...], pred: tuple[int, ...], loss: Loss | None
-    ) -> None:
+    def _warn_of_broadcast(what: str, true: tuple[int, ...], pred: tuple[int, ...], loss: Loss | None) -> None:
         if loss is not None and loss.class_axis is None and len(true) == len(pred) and true != pred:
             warnings.warn(
                 f"The {what} compares targets of shape {true} with predictions of shape {pred} by repeating one of "

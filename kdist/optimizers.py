@@ -250,12 +250,8 @@ class Adadelta(Optimizer):
 class Adagrad(Optimizer):
     """`optax.adagrad`."""
 
-    def __init__(
-        self, learning_rate: LearningRate = 1e-3, initial_accumulator_value=0.1, epsilon=1e-7, **common: Any
-    ):
-        super().__init__(
-            lambda rate: optax.adagrad(rate, initial_accumulator_value, epsilon), learning_rate, **common
-        )
+    def __init__(self, learning_rate: LearningRate = 1e-3, initial_accumulator_value=0.1, epsilon=1e-7, **common: Any):
+        super().__init__(lambda rate: optax.adagrad(rate, initial_accumulator_value, epsilon), learning_rate, **common)
 
 
 class Adamax(Optimizer):
@@ -288,9 +284,7 @@ class Adafactor(Optimizer):
         def make(rate):
             scale = optax.scale_by_schedule(_at_most_inverse_sqrt(rate)) if relative_step else optax.scale(rate)
             return optax.chain(
-                optax.scale_by_factored_rms(
-                    min_dim_size_to_factor=1, decay_rate=-beta_2_decay, epsilon=epsilon_1
-                ),
+                optax.scale_by_factored_rms(min_dim_size_to_factor=1, decay_rate=-beta_2_decay, epsilon=epsilon_1),
                 optax.clip_by_block_rms(clip_threshold),
                 scale,
                 optax.scale_by_param_block_rms(epsilon_2),

@@ -97,9 +97,7 @@ class Step:
 
     # On one shard -------------------------------------------------------------------------------
 
-    def _gradients(
-        self, variables: tuple[PyTree, PyTree], batch: Batch, key: jax.Array
-    ) -> tuple[PyTree, PyTree, Sums]:
+    def _gradients(self, variables: tuple[PyTree, PyTree], batch: Batch, key: jax.Array) -> tuple[PyTree, PyTree, Sums]:
         params, model_state = variables
         key = self._shard_key(key)
         if self.microbatches == 1:
@@ -136,9 +134,7 @@ class Step:
         (local, model_state), _ = jax.lax.scan(body, (zeros, model_state), steps, unroll=self.unroll)
         return local, model_state
 
-    def _microbatch(
-        self, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array
-    ) -> tuple[_Local, PyTree]:
+    def _microbatch(self, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array) -> tuple[_Local, PyTree]:
         """Sums and gradients of some rows, with nothing divided or reduced."""
         objective = self._objective
 
@@ -184,9 +180,7 @@ class Step:
     def _on_shards(self, fn: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
         if self.distribution is None:
             return fn
-        return jax.shard_map(
-            fn, mesh=self.distribution.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False
-        )
+        return jax.shard_map(fn, mesh=self.distribution.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
     def _sum(self, tree: PyTree) -> PyTree:
         """The one reduction of a step."""

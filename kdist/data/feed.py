@@ -237,9 +237,7 @@ class Feeder:
             columns(index)
         leaves, structure = jax.tree.flatten(next(iter(parts.values())))
         placed = [
-            _place(
-                (*order.shape, *leaf.shape[2:]), sharding, lambda index, n=n: jax.tree.leaves(columns(index))[n]
-            )
+            _place((*order.shape, *leaf.shape[2:]), sharding, lambda index, n=n: jax.tree.leaves(columns(index))[n])
             for n, leaf in enumerate(leaves)
         ]
         return Feed(jax.tree.unflatten(structure, placed), None, self.padded)

@@ -96,8 +96,7 @@ class CallSignature:
         positional = [
             p.name
             for p in parameters
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-            and p.name not in (*TRAIN_FLAGS, *EVAL_FLAGS)
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in (*TRAIN_FLAGS, *EVAL_FLAGS)
         ]
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.inputs = positional

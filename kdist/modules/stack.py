@@ -41,9 +41,7 @@ class StackAdapter(ModuleAdapter):
         """See `ModuleAdapter.apply`."""
         after: dict[str, PyTree] = {collection: {} for collection in variables.model_state}
         for i, (name, adapter) in enumerate(self._adapters.items()):
-            x, updated = adapter.apply(
-                self._of(variables, name), x, train=train, key=jax.random.fold_in(key, i)
-            )
+            x, updated = adapter.apply(self._of(variables, name), x, train=train, key=jax.random.fold_in(key, i))
             for collection, tree in updated.items():
                 after[collection][name] = tree
         return x, after

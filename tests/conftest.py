@@ -1,0 +1,33 @@
+"""Eight simulated devices, and what many tests need: a mesh of any size, small models and small data."""
+
+import os
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["KERAS_BACKEND"] = "jax"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        # A starved rendezvous becomes an error, not a hang.
+        "--xla_cpu_collective_timeout_seconds=120",
+    ]
+)
+
+import jax
+import numpy as np
+import pytest
+
+import kdist
+
+
+@pytest.fixture
+def devices():
+    """``devices(n)``: a DataParallel over the first n of the simulated devices."""
+    assert jax.device_count() == 8
+    return lambda n: kdist.DataParallel(devices=jax.devices()[:n])
+
+
+@pytest.fixture
+def rng():
+    """A NumPy generator with a seed."""
+    return np.random.default_rng(0)
