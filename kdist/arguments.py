@@ -59,7 +59,7 @@ def training_and_validation(
     if not isinstance(shuffle, (bool, np.bool_)):
         raise ConfigError(f"shuffle must be True or False. Received: {shuffle!r}.")
     fraction = _check_fraction(validation_split)
-    common = {"seed": seed, "cache": cache, "check_finite": check_finite}
+    common: dict[str, Any] = {"seed": seed, "cache": cache, "check_finite": check_finite}
     evaluation = {**common, "batch_size": validation_batch_size or size, "shuffle": False}
 
     validation = None if validation_data is None else _validation(validation_data, evaluation)
@@ -191,16 +191,31 @@ def _is_shape(x: Any) -> bool:
     return isinstance(x, (list, tuple)) and len(x) > 0 and all(d is None or isinstance(d, int) for d in x)
 
 
-def replacement(path: str, new: Any, old: jax.Array) -> jax.Array:
-    """`new` as an array in the place of `old`, on the same devices.
+def replacement(new: PyTree, old: PyTree) -> PyTree:
+    """The arrays of `new` in the places of those of `old`, on the same devices.
 
     Raises:
-        CheckpointMismatchError: Shape or kind of dtype differ.
+        CheckpointMismatchError: Structure, a shape or the kind of a dtype differ.
     """
-    value = np.asarray(new)
-    if value.shape != old.shape or not np.can_cast(value.dtype, old.dtype, "same_kind"):
+    found = {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(new)}
+    expected = {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
+    if set(found) != set(expected):
         raise CheckpointMismatchError(
-            f"{path}: expected {old.dtype}{list(old.shape)}, received {value.dtype}{list(value.shape)}."
+            f"The variables have other paths than the model's. Missing: {sorted(set(expected) - set(found))}. "
+            f"Unknown: {sorted(set(found) - set(expected))}."
         )
-    # A copy: the array is donated to the next execution, and must not be the caller's.
-    return jax.device_put(np.array(value, old.dtype), old.sharding)
+
+    def place(path: str) -> jax.Array:
+        value, there = np.asarray(found[path]), expected[path]
+        if value.shape != there.shape or not np.can_cast(value.dtype, there.dtype, "same_kind"):
+            raise CheckpointMismatchError(
+                f"{path}: expected {there.dtype}{list(there.shape)}, received {value.dtype}{list(value.shape)}."
+            )
+        # A copy: the array is donated to the next execution, and must not be the caller's.
+        return jax.device_put(np.array(value, there.dtype), there.sharding)
+
+    return jax.tree.unflatten(jax.tree.structure(old), [place(path) for path in expected])
+
+
+def _path(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator=".")

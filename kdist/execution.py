@@ -29,11 +29,11 @@ IN_FLIGHT = 8
 queue of programs with collectives starves their rendezvous."""
 
 
-def loops_are_slow(forward: jax.extend.core.ClosedJaxpr | jax.core.Jaxpr, platform: str) -> bool:
+def loops_are_slow(forward: Any, platform: str) -> bool:
     """Whether steps of this model are faster dispatched one by one than in a loop.
 
     Args:
-        forward: The model's forward pass.
+        forward: The jaxpr of the model's forward pass.
         platform: The backend: "cpu", "gpu" or "tpu".
     """
     return platform == "cpu" and any(

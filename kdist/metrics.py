@@ -496,8 +496,11 @@ class AUC(_Thresholded):
             x, y = _ratio(c["fp"], c["fp"] + c["tn"]), recall
         else:
             x, y = recall, _ratio(c["tp"], c["tp"] + c["fp"])
-        pick = {"minoring": np.minimum, "majoring": np.maximum, "interpolation": lambda a, b: (a + b) / 2}
-        heights = pick[self.summation_method](y[:-1], y[1:])
+        sides = np.stack([y[:-1], y[1:]])
+        if self.summation_method == "interpolation":
+            heights = sides.mean(axis=0)
+        else:
+            heights = sides.min(axis=0) if self.summation_method == "minoring" else sides.max(axis=0)
         return float(((x[:-1] - x[1:]) * heights).sum())
 
     @staticmethod

@@ -409,23 +409,10 @@ class Model:
 
     @variables.setter
     def variables(self, new: Mapping[str, PyTree]) -> None:
-        mine = self.variables
-        if set(new) != set(mine):
-            raise CheckpointMismatchError(f"Expected the collections {sorted(mine)}. Received: {sorted(new)}.")
-        leaves, structure = jax.tree_util.tree_flatten_with_path(mine)
-        if jax.tree.structure(dict(new)) != structure:
-            raise CheckpointMismatchError(
-                f"The variables have another structure than the model's. Expected {structure}, "
-                f"received {jax.tree.structure(dict(new))}."
-            )
-        placed = [
-            arguments.replacement(jax.tree_util.keystr(path, simple=True, separator="."), value, old)
-            for (path, old), value in zip(leaves, jax.tree.leaves(dict(new)), strict=True)
-        ]
-        tree = jax.tree.unflatten(structure, placed)
-        params = tree.pop("params")
-        self._trainer.state = dataclasses.replace(self._state, params=params, model_state=tree)
-        self.adapter.write_back(Variables(params, tree))
+        placed = arguments.replacement(new, self.variables)
+        params = placed.pop("params")
+        self._trainer.state = dataclasses.replace(self._state, params=params, model_state=placed)
+        self.adapter.write_back(Variables(params, placed))
 
     @property
     def params(self) -> PyTree:
@@ -447,12 +434,9 @@ class Model:
         Raises:
             CheckpointMismatchError: Number, shapes or dtypes differ.
         """
-        mine = (self._state.params, self._state.model_state)
-        structure = jax.tree.structure(mine)
-        if len(weights) != structure.num_leaves:
-            raise CheckpointMismatchError(
-                f"The model has {structure.num_leaves} weights. Received a list of {len(weights)}."
-            )
+        mine, structure = jax.tree.flatten((self._state.params, self._state.model_state))
+        if len(weights) != len(mine):
+            raise CheckpointMismatchError(f"The model has {len(mine)} weights. Received a list of {len(weights)}.")
         params, model_state = jax.tree.unflatten(structure, list(weights))
         self.variables = {"params": params, **model_state}
 
@@ -526,10 +510,9 @@ class Model:
             NotCompiledError: No data with targets have been seen, which the names depend on.
         """
         self._check_compiled()
-        for binding in reversed(list(self._trainer._bindings.values())):
-            if binding.step.objective is not None:
-                return list(binding.step.objective.log_names)
-        raise NotCompiledError("The names are known once the model has seen targets: call fit or evaluate first.")
+        if self._trainer.log_names is None:
+            raise NotCompiledError("The names are known once the model has seen targets: call fit or evaluate first.")
+        return self._trainer.log_names
 
     stop_training = property(
         lambda self: self._trainer.stop_training,

@@ -389,39 +389,37 @@ class Objective:
 
     def _check_shapes(self, targets: list[Any]) -> bool:
         """Traces every loss and metric on shapes alone; whether one of them is a number a batch."""
-        scalar = False
-        for output, loss, metric in [
-            *((t.output, t.loss, None) for t in self._losses),
-            *((t.output, None, t.metric) for t in self._metrics),
-        ]:
+        checks: list[tuple[int, str, Any]] = [
+            *((t.output, f"loss {t.loss.name!r}", t.loss.values) for t in self._losses),
+            *(
+                (t.output, f"metric {t.metric.name!r}", getattr(t.metric, "values", t.metric.sums))
+                for t in self._metrics
+            ),
+        ]
+        exact = False
+        for output, what, fn in checks:
             true = jax.ShapeDtypeStruct(targets[output].shape, targets[output].dtype)
             pred = jax.ShapeDtypeStruct(self.outputs.shapes[output], jnp.float32)
-            what = f"loss {loss.name!r}" if loss is not None else f"metric {metric.name!r}"
+            where = f"Output {self.outputs.names[output]!r}, {what}: "
             try:
-                if loss is not None:
-                    scalar |= jax.eval_shape(loss.values, true, pred).ndim == 0
-                elif isinstance(metric, metrics.MeanMetric):
-                    scalar |= jax.eval_shape(metric.values, true, pred).ndim == 0
-                else:
-                    jax.eval_shape(metric.sums, true, pred)
+                values = jax.eval_shape(fn, true, pred)
             except DataError as error:
-                raise DataError(f"Output {self.outputs.names[output]!r}, {what}: {error}") from None
+                raise DataError(where + str(error)) from None
             except (TypeError, ValueError) as error:
                 raise DataError(
-                    f"Output {self.outputs.names[output]!r}, {what}: it cannot be computed for targets of shape "
-                    f"{true.shape} {true.dtype} and predictions of shape {pred.shape}: {error}"
+                    f"{where}it cannot be computed for targets of shape {true.shape} {true.dtype} and predictions of "
+                    f"shape {pred.shape}: {error}"
                 ) from error
-            self._warn_of_broadcast(what, true.shape, pred.shape, loss)
-        return scalar
-
-    @staticmethod
-    def _warn_of_broadcast(what: str, true: tuple[int, ...], pred: tuple[int, ...], loss: Loss | None) -> None:
-        if loss is not None and loss.class_axis is None and len(true) == len(pred) and true != pred:
-            warnings.warn(
-                f"The {what} compares targets of shape {true} with predictions of shape {pred} by repeating one of "
-                "them. If that is not meant, give both the same shape.",
-                stacklevel=2,
-            )
+            exact |= isinstance(values, jax.ShapeDtypeStruct) and values.ndim == 0
+        for term in self._losses:
+            true_shape, pred_shape = targets[term.output].shape, self.outputs.shapes[term.output]
+            if term.loss.class_axis is None and len(true_shape) == len(pred_shape) and true_shape != pred_shape:
+                warnings.warn(
+                    f"The loss {term.loss.name!r} compares targets of shape {true_shape} with predictions of shape "
+                    f"{pred_shape} by repeating one of them. If that is not meant, give both the same shape.",
+                    stacklevel=2,
+                )
+        return exact
 
 
 def _flatten(tree: Any) -> list[Any]:

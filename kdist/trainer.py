@@ -199,6 +199,12 @@ class Trainer:
         counts = [binding.execution.traces for binding in self._bindings.values()]
         return {kind: sum(c[kind] for c in counts) for kind in ("train", "test", "predict")}
 
+    @property
+    def log_names(self) -> list[str] | None:
+        """The names of what is logged, in the canonical order; None before targets were seen."""
+        objectives = [b.step.objective for b in self._bindings.values() if b.step.objective is not None]
+        return list(objectives[-1].log_names) if objectives else None
+
     def read_opt_state(self) -> PyTree | None:
         """The optimizer state, which the learning rate lives in."""
         return None if self.state is None else self.state.opt_state
@@ -371,7 +377,7 @@ class Trainer:
         """Sets the pace of a kind of step from its second execution; the first one compiles."""
         warm, pace, kind = pass_.binding.warm, pass_.binding.pace, pass_.kind
         if kind in warm:
-            pace[kind] = int(agree(max(1, EXECUTION_SECONDS // seconds)))
+            pace[kind] = agree(max(1, int(EXECUTION_SECONDS / seconds)))
         warm.add(kind)
 
     # Small parts --------------------------------------------------------------------------------
@@ -458,6 +464,11 @@ class Pass:
         self._totals: Sums | None = None
 
     @property
+    def _state(self) -> TrainState:
+        assert self.trainer.state is not None
+        return self.trainer.state
+
+    @property
     def stopped(self) -> bool:
         """Whether a callback asked to stop."""
         raise NotImplementedError
@@ -496,7 +507,7 @@ class TrainPass(Pass):
 
     def run(self, chunk: Chunk, start: int, steps: int) -> Any:
         """See `Pass.run`."""
-        self.trainer.state, sums = self.binding.execution.train(self.trainer.state, chunk.feed, start, steps)
+        self.trainer.state, sums = self.binding.execution.train(self._state, chunk.feed, start, steps)
         return sums
 
 
@@ -512,7 +523,7 @@ class TestPass(Pass):
 
     def run(self, chunk: Chunk, start: int, steps: int) -> Any:
         """See `Pass.run`."""
-        return self.binding.execution.test(self.trainer.state, chunk.feed, start, steps)
+        return self.binding.execution.test(self._state, chunk.feed, start, steps)
 
 
 class PredictPass(Pass):
@@ -536,8 +547,7 @@ class PredictPass(Pass):
 
     def run(self, chunk: Chunk, start: int, steps: int) -> Any:
         """See `Pass.run`."""
-        state, room = self.trainer.state, self.most_steps
-        return steps, self.binding.execution.predict(state, chunk.feed, start, steps, room)
+        return steps, self.binding.execution.predict(self._state, chunk.feed, start, steps, self.most_steps)
 
     def read(self, result: Any) -> None:
         """Waits for the outputs, and keeps the rows that are of the data."""

@@ -37,4 +37,4 @@ class Batch:
     x: PyTree
     y: PyTree = None
     weight: PyTree = None
-    valid: jax.Array | None = None
+    valid: Any = None

@@ -233,9 +233,9 @@ class Feeder:
                 parts[start, stop] = dataclasses.replace(batch, valid=valid)
             return parts[start, stop]
 
-        for index in sharding.addressable_devices_indices_map(order.shape).values():
-            columns(index)
-        leaves, structure = jax.tree.flatten(next(iter(parts.values())))
+        mine = next(iter(sharding.addressable_devices_indices_map(order.shape).values()))
+        assert mine is not None
+        leaves, structure = jax.tree.flatten(columns(mine))
         placed = [
             _place((*order.shape, *leaf.shape[2:]), sharding, lambda index, n=n: jax.tree.leaves(columns(index))[n])
             for n, leaf in enumerate(leaves)

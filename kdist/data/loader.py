@@ -18,17 +18,25 @@ from kdist.typing import Batch
 class Loader(Protocol):
     """Random-access data, the same in every process.
 
-    Attributes:
-        batch_size: B, the global number of rows of a step.
-        num_rows: Rows of an epoch.
-        nbytes: Bytes of all rows.
-        cache: True or False to force or forbid keeping the rows on the devices, or "auto".
+    A loader may also have `arrays`, a Batch of all rows in memory, which are then checked before the
+    first step.
     """
 
-    batch_size: int
-    num_rows: int
-    nbytes: int
-    cache: bool | str
+    @property
+    def batch_size(self) -> int:
+        """B, the global number of rows of a step."""
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of an epoch."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows."""
+
+    @property
+    def cache(self) -> bool | str:
+        """True or False to force or forbid keeping the rows on the devices, or "auto"."""
 
     @property
     def num_steps(self) -> int:

@@ -102,9 +102,10 @@ class NNXAdapter(ModuleAdapter):
         kinds = {path: _collection(v) for path, v in self._template}
         collections: dict[str, dict[Any, Any]] = {"params": {}}
         for path, value in leaves:
-            if kinds.get(path) is None:
+            kind = kinds.get(path)
+            if kind is None:
                 continue
-            node = collections.setdefault(kinds[path], {})
+            node = collections.setdefault(kind, {})
             for part in path[:-1]:
                 node = node.setdefault(part, {})
             node[path[-1]] = value
@@ -132,7 +133,7 @@ def _children(module: nnx.Module) -> list[tuple[Path, nnx.Module]]:
     found: list[tuple[Path, nnx.Module]] = []
     for name, child in vars(module).items():
         if isinstance(child, nnx.Module) and not callable(child):
-            found += [((name, i), part) for i, part in enumerate(child) if isinstance(part, nnx.Module)]  # type: ignore[arg-type]
+            found += [((name, i), part) for i, part in enumerate(child) if isinstance(part, nnx.Module)]
         elif isinstance(child, nnx.Module) and not isinstance(child, nnx.Rngs):
             found.append(((name,), child))
     return found
