@@ -32,7 +32,8 @@ class ProgressBar(Callback):
         self._fitting = False
         self._quiet = True
         self._started = self._last_line = 0.0
-        self._epoch = 0
+        self._clock = (0.0, 0)
+        self._compiled = False
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Decides whether and how to show anything."""
@@ -47,7 +48,6 @@ class ProgressBar(Callback):
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Starts the bar of an epoch."""
-        self._epoch = epoch
         epochs = self.params.get("epochs") or 1
         self._begin(f"Epoch {epoch + 1:>{len(str(epochs))}}/{epochs}")
 
@@ -102,33 +102,38 @@ class ProgressBar(Callback):
     # Drawing ------------------------------------------------------------------------------------
 
     def _begin(self, title: str) -> None:
-        self._title, self._step = title, 0
+        self._title, self._step, self._speed = title, 0, ""
         self._started = self._last_line = time.perf_counter()
+        self._clock = (self._started, 0)
         if self._quiet or not self._live:
             return
         if self._bar is None:
             self._bar = _live_bar()
             self._bar.start()
-        self._task = self._bar.add_task(title, total=self.params.get("steps"), rate="", metrics="")
+        news = "" if self._compiled else "compiling ..."
+        self._task = self._bar.add_task(title, total=self.params.get("steps"), rate="", metrics=news)
 
     def _update(self, step: int, logs: Logs | None) -> None:
         self._step = step
+        if not self._compiled:  # the first execution compiled: the rate is that of those after it
+            self._compiled, self._clock = True, (time.perf_counter(), step)
+        self._speed = self._rate()
         if self._quiet:
             return
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, rate=self._rate(), metrics=_format(logs, short=True))
+            self._bar.update(self._task, completed=step, rate=self._speed, metrics=_format(logs, short=True))
         elif time.perf_counter() - self._last_line > HEARTBEAT_SECONDS:
             self._last_line = time.perf_counter()
             steps = self.params.get("steps")
             done = f"{step}/{steps}" if steps else str(step)
             left = f"  {_duration(self._elapsed() / step * (steps - step))} left" if steps else ""
-            print(f"{self._title}  {done} steps  {self._rate()}{left}  {_format(logs)}".rstrip(), flush=True)
+            print(f"{self._title}  {done} steps  {self._speed}{left}  {_format(logs)}".rstrip(), flush=True)
 
     def _end(self, logs: Logs | None) -> None:
         if self._quiet:
             return
         steps = self.params.get("steps") or self._step
-        parts = [self._title, f"{steps} steps", _duration(self._elapsed()), self._rate(), _format(logs)]
+        parts = [self._title, f"{steps} steps", _duration(self._elapsed()), self._speed, _format(logs)]
         line = "  ".join(part for part in parts if part)
         if self._bar is None:
             print(line, flush=True)
@@ -140,10 +145,11 @@ class ProgressBar(Callback):
         return time.perf_counter() - self._started
 
     def _rate(self) -> str:
-        rows, steps = self.params.get("rows"), self.params.get("steps")
-        if not rows or not steps or not self._step:
+        rows, steps, (since, before) = self.params.get("rows"), self.params.get("steps"), self._clock
+        done = min(self._step, steps or 0) - before
+        if not rows or done <= 0:
             return ""
-        return f"{rows * min(self._step / steps, 1.0) / max(self._elapsed(), 1e-9):,.0f} samples/s"
+        return f"{rows * done / steps / max(time.perf_counter() - since, 1e-9):,.0f} samples/s"
 
 
 ProgbarLogger = ProgressBar

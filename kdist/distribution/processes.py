@@ -10,11 +10,11 @@ import numpy as np
 from kdist.errors import DistributionError
 
 _CLUSTER_VARIABLES = (
-    "JAX_COORDINATOR_ADDRESS",
     "TPU_WORKER_HOSTNAMES",
     "MEGASCALE_COORDINATOR_ADDRESS",
-    "SLURM_STEP_NUM_TASKS",
-    "OMPI_COMM_WORLD_SIZE",
+    "KUBERNETES_SERVICE_HOST",
+    "SLURM_JOB_ID",
+    "OMPI_MCA_orte_hnp_uri",
 )
 
 
@@ -29,8 +29,9 @@ def initialize(
 ) -> None:
     """Joins the processes of a run.  Call it first, before any other use of JAX.
 
-    With no arguments the processes are found from the environment where JAX knows it (Cloud TPU,
-    GKE, Slurm, Open MPI); on one process it does nothing.
+    What is not given is taken from ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
+    ``JAX_PROCESS_ID``, or found where JAX knows the environment (Cloud TPU, GKE, Slurm, Open MPI).  Where
+    there is nothing to join, it does nothing.
 
     Args:
         coordinator_address: ``host:port`` of process 0, reachable from all.
@@ -38,31 +39,29 @@ def initialize(
         process_id: Which of them this is, from 0.
         initialization_timeout: Seconds to wait for all to join.
         heartbeat_timeout: Seconds after which a silent process counts as dead.
-        bind_address: ``host:port`` that process 0 listens on; the coordinator's address by default,
+        bind_address: ``host:port`` that process 0 listens on: the coordinator's address if it is given,
             not every interface of the host.
 
     Raises:
         DistributionError: Arguments are missing or out of range, JAX was already in use, or the
             processes did not come together in time.
     """
+    if jax.distributed.is_initialized():
+        return
+    coordinator_address = coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    num_processes = _from_environment(num_processes, "JAX_NUM_PROCESSES")
+    process_id = _from_environment(process_id, "JAX_PROCESS_ID")
     given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
     missing = [name for name, value in given.items() if value is None]
-    if len(missing) == 3:
-        if num_processes is None and not any(os.environ.get(name) for name in _CLUSTER_VARIABLES):
-            return
-    elif num_processes == 1:
+    if num_processes == 1 and coordinator_address is None:
         return
-    elif missing:
+    if 0 < len(missing) < 3:
         raise DistributionError(
             f"kdist.initialize needs {', '.join(missing)} too, or none of the three. Received: {given}."
         )
-    elif not 0 <= process_id < num_processes:  # type: ignore[operator]
-        raise DistributionError(
-            f"process_id must lie in 0 .. num_processes - 1. Received: process_id={process_id}, "
-            f"num_processes={num_processes}."
-        )
-    if jax.distributed.is_initialized():
-        return
+    if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
+        raise DistributionError(f"process_id must lie in 0 .. num_processes - 1. Received: {given}.")
+    alone = len(missing) == 3 and not any(name in os.environ for name in _CLUSTER_VARIABLES)
     try:
         jax.distributed.initialize(
             coordinator_address,
@@ -73,11 +72,22 @@ def initialize(
             coordinator_bind_address=bind_address or coordinator_address,
         )
     except (RuntimeError, ValueError) as error:
+        # JAX asks the environment itself, and says so when there is no cluster; or it is in use already.
+        if len(missing) == 3 and (alone or "coordinator_address should be defined" in str(error)):
+            return
         raise DistributionError(
-            f"Process {process_id} of {num_processes} could not join the run at {coordinator_address}: {error} "
-            "Call kdist.initialize before any other use of JAX, and give all processes the same "
-            "coordinator_address and num_processes."
+            f"This process could not join the run ({given}): {error} Call kdist.initialize before any other use of "
+            "JAX, give all processes the same coordinator_address and num_processes, and each its own process_id."
         ) from error
+
+
+def _from_environment(value: int | None, name: str) -> int | None:
+    if value is not None or not os.environ.get(name):
+        return value
+    try:
+        return int(os.environ[name])
+    except ValueError:
+        raise DistributionError(f"{name} must be an integer. Received: {os.environ[name]!r}.") from None
 
 
 def is_main_process() -> bool:
