@@ -18,9 +18,10 @@ from kdist.distribution import DataParallel
 from kdist.errors import CheckpointMismatchError, ConfigError, NotCompiledError
 from kdist.modules import ModuleAdapter, Variables, adapt
 from kdist.optimizers import Optimizer
+from kdist.passes import alphabetical
 from kdist.state import TrainState
 from kdist.summary import summary_table
-from kdist.trainer import Trainer, alphabetical
+from kdist.trainer import Trainer
 from kdist.typing import Batch, Logs, PyTree
 
 _NOT_COMPILED = "You must call `compile()` before training or evaluating the model."

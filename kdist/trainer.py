@@ -14,14 +14,14 @@ import numpy as np
 
 from kdist import optimizers
 from kdist import precision as precisions
+from kdist.binding import Binding, bind
 from kdist.callbacks import CallbackList, History
 from kdist.data import Chunk, Feeder, Loader
-from kdist.data.feed import CHUNK_BYTES
 from kdist.distribution import DataParallel, agree
 from kdist.errors import ConfigError, DataError, NotCompiledError
-from kdist.execution import Execution, loops_are_slow
 from kdist.modules import Variables, adapt
-from kdist.objective import Objective, Outputs, Plan
+from kdist.objective import Plan
+from kdist.passes import Pass, PredictPass, TestPass, TrainPass, alphabetical
 from kdist.state import TrainState
 from kdist.step import Step
 from kdist.typing import Batch, Logs, PyTree, Sums
@@ -153,45 +153,20 @@ class Trainer:
         leaves, structure = jax.tree.flatten((batch.x, batch.y))
         key = (structure, tuple((a.shape[1:], a.dtype) for a in leaves))
         if key not in self._bindings:
-            self._bindings[key] = self._bind(batch.x, batch.y)
+            assert self.state is not None
+            self._bindings[key] = bind(
+                self.adapter,
+                self.plan,
+                None if self.optimizer is None else self.optimizer.tx,
+                Variables(self.state.params, self.state.model_state),
+                batch,
+                train_step=self.train_step,
+                distribution=self.distribution,
+                precision=self.precision,
+                microbatches=self.microbatches,
+                eagerly=self.run_eagerly,
+            )
         return self._bindings[key]
-
-    def _bind(self, x: PyTree, y: PyTree) -> Binding:
-        def forward(variables: Variables, x: PyTree) -> PyTree:
-            variables = Variables(self.precision.cast(variables.params), variables.model_state)
-            return self.adapter.apply(variables, self.precision.cast(x), train=False, key=jax.random.key(0))[0]
-
-        assert self.state is not None
-        variables = Variables(self.state.params, self.state.model_state)
-        jaxpr, out = jax.make_jaxpr(forward, return_shape=True)(*_abstract((variables, x)))
-        rows = jax.tree.leaves(x)[0].shape[0]
-        for path, leaf in jax.tree_util.tree_leaves_with_path(out):
-            if not leaf.shape or leaf.shape[0] != rows:
-                raise DataError(
-                    f"Output{jax.tree_util.keystr(path)} of the model has shape {leaf.shape} for {rows} rows of "
-                    "input. Outputs must have the rows first."
-                )
-        outputs = Outputs(out, self.adapter.output_names)
-        slow = loops_are_slow(jaxpr, self.distribution.platform)
-        step = Step(
-            adapter=self.adapter,
-            objective=None if y is None else self.plan.bind(outputs, y),
-            tx=None if self.optimizer is None else self.optimizer.tx,
-            distribution=None if self.run_eagerly else self.distribution,
-            precision=self.precision,
-            microbatches=self.microbatches,
-            unroll=slow,
-        )
-        execution = Execution(
-            lambda state, batch: self.train_step(step, state, batch),
-            step.test,
-            step.predict,
-            distribution=self.distribution,
-            chain=slow,
-            eagerly=self.run_eagerly,
-        )
-        row_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(out)) // rows
-        return Binding(outputs, step, execution, max(1, row_bytes))
 
     @property
     def traces(self) -> dict[str, int]:
@@ -420,168 +395,11 @@ class Trainer:
         self.adapter.write_back(Variables(self.state.params, self.state.model_state))
 
 
-@dataclasses.dataclass
-class Binding:
-    """What is made for batches of one structure and shape.
-
-    Attributes:
-        outputs: The model's outputs.
-        step: The step, with its objective.
-        execution: The programs.
-        output_bytes: Bytes of a row's outputs.
-        pace: How many steps "auto" fuses, by kind, once known.
-        warm: The kinds of step that have run, and so were compiled.
-    """
-
-    outputs: Outputs
-    step: Step
-    execution: Execution
-    output_bytes: int
-    pace: dict[str, int] = dataclasses.field(default_factory=dict)
-    warm: set[str] = dataclasses.field(default_factory=set)
-
-    @property
-    def objective(self) -> Objective:
-        """The losses and metrics.
-
-        Raises:
-            NotCompiledError: The batches had no targets.
-        """
-        if self.step.objective is None:
-            raise NotCompiledError("Losses and metrics need targets.")
-        return self.step.objective
-
-
-class Pass:
-    """One kind of pass over the data: what runs, and what becomes of its results."""
-
-    kind: str
-    most_steps = 1 << 30
-
-    def __init__(self, trainer: Trainer, binding: Binding) -> None:
-        self.trainer = trainer
-        self.binding = binding
-        self._totals: Sums | None = None
-
-    @property
-    def _state(self) -> TrainState:
-        assert self.trainer.state is not None
-        return self.trainer.state
-
-    @property
-    def stopped(self) -> bool:
-        """Whether a callback asked to stop."""
-        raise NotImplementedError
-
-    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
-        """Dispatches an execution; does not wait for it."""
-        raise NotImplementedError
-
-    def read(self, result: Any) -> None:
-        """Waits for the results and takes them in, here as sums.
-
-        They are added up in float64, where the counts of an epoch of any length stay exact.
-        """
-        for sums in jax.device_get(result):
-            exact = jax.tree.map(lambda a: np.asarray(a, np.float64), sums)
-            self._totals = exact if self._totals is None else jax.tree.map(np.add, self._totals, exact)
-
-    def results(self) -> Logs:
-        """What has been read so far comes to, in the canonical order."""
-        return {} if self._totals is None else self.binding.objective.results(self._totals)
-
-    def logs(self) -> Logs:
-        """The results as callbacks get them, in alphabetical order."""
-        return alphabetical(self.results())
-
-
-class TrainPass(Pass):
-    """Training: the state moves on."""
-
-    kind = "train"
-
-    @property
-    def stopped(self) -> bool:
-        """See `Pass.stopped`."""
-        return self.trainer.stop_training
-
-    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
-        """See `Pass.run`."""
-        self.trainer.state, sums = self.binding.execution.train(self._state, chunk.feed, start, steps)
-        return sums
-
-
-class TestPass(Pass):
-    """Evaluation."""
-
-    kind = "test"
-
-    @property
-    def stopped(self) -> bool:
-        """See `Pass.stopped`."""
-        return self.trainer.stop_evaluating
-
-    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
-        """See `Pass.run`."""
-        return self.binding.execution.test(self._state, chunk.feed, start, steps)
-
-
-class PredictPass(Pass):
-    """Prediction: outputs are copied to the host as they come, without the rows that fill batches."""
-
-    kind = "predict"
-
-    def __init__(self, trainer: Trainer, binding: Binding, loader: Loader, chunk_steps: int) -> None:
-        super().__init__(trainer, binding)
-        step_bytes = binding.output_bytes * loader.batch_size
-        k = trainer.steps_per_execution
-        self.most_steps = k if isinstance(k, int) else max(1, min(chunk_steps, CHUNK_BYTES // step_bytes))
-        self._size = loader.batch_size
-        self._rows_left = loader.num_rows
-        self._outputs: list[PyTree] = []
-
-    @property
-    def stopped(self) -> bool:
-        """See `Pass.stopped`."""
-        return self.trainer.stop_predicting
-
-    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
-        """See `Pass.run`."""
-        return steps, self.binding.execution.predict(self._state, chunk.feed, start, steps, self.most_steps)
-
-    def read(self, result: Any) -> None:
-        """Waits for the outputs, and keeps the rows that are of the data."""
-        steps, parts = result
-        rows = min(steps * self._size, self._rows_left)
-        self._rows_left -= rows
-
-        def trim(*leaves: np.ndarray) -> np.ndarray:
-            batches = leaves[0] if len(leaves) == 1 else np.concatenate(leaves)
-            real = batches[:steps, : self._size]
-            return real.reshape(-1, *real.shape[2:])[:rows]
-
-        self._outputs.append(jax.tree.map(trim, *jax.device_get(parts)))
-
-    def logs(self) -> Logs:
-        """The outputs of the last execution."""
-        return {"outputs": self._outputs[-1]}
-
-    def take(self) -> list[PyTree]:
-        """The outputs read since the last call."""
-        taken, self._outputs = self._outputs, []
-        return taken
-
-
 def as_batch(batch: Any) -> Batch:
     """A Batch from a Batch, a tuple ``(x,)``, ``(x, y)`` or ``(x, y, weight)``, or inputs alone."""
     if isinstance(batch, Batch):
         return batch
     return Batch(*batch) if isinstance(batch, tuple) and len(batch) <= 3 else Batch(batch)
-
-
-def alphabetical(logs: Logs) -> Logs:
-    """The logs with their names in alphabetical order, as callbacks and histories have them."""
-    return dict(sorted(logs.items()))
 
 
 def _due(epoch: int, freq: int | Sequence[int]) -> bool:
@@ -592,10 +410,6 @@ def _check_positive(name: str, value: Any, otherwise: str = "") -> int:
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
         raise ConfigError(f"{name} must be a positive integer {otherwise}".rstrip() + f". Received: {value!r}.")
     return int(value)
-
-
-def _abstract(tree: PyTree) -> PyTree:
-    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), tree)
 
 
 def _strong(a: jax.Array) -> jax.Array:

@@ -1,11 +1,9 @@
-"""The base class of callbacks, and the list that calls them; hooks, order and logs are Keras's."""
+"""The base class of callbacks; hooks, order and logs are Keras's."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from kdist.errors import ConfigError
 from kdist.typing import Logs
 
 
@@ -91,109 +89,3 @@ class Callback:
 
     def on_predict_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """An execution of a prediction has ended; logs hold its "outputs"."""
-
-
-def _overrides(callback: Callback, hook: str) -> bool:
-    return getattr(type(callback), hook, None) is not getattr(Callback, hook) or hook in vars(callback)
-
-
-class CallbackList:
-    """Callbacks as one; each hook calls all of them in order, with the same logs.
-
-    Args:
-        callbacks: A callback, or lists of them, nested as you like.
-        add_history: Whether a History is added if there is none.
-        add_progbar: Whether a ProgressBar is added if there is none.
-        model: What the callbacks see as `model`.
-        params: What they see as `params`.
-
-    Raises:
-        ConfigError: Something in the list is no Callback.
-    """
-
-    def __init__(
-        self,
-        callbacks: Any = None,
-        add_history: bool = False,
-        add_progbar: bool = False,
-        model: Any = None,
-        **params: Any,
-    ) -> None:
-        from kdist.callbacks.history import History
-        from kdist.callbacks.progress import ProgressBar
-
-        self.callbacks: list[Callback] = list(_flatten(callbacks))
-        if add_history and not any(isinstance(c, History) for c in self.callbacks):
-            self.callbacks.append(History())
-        if add_progbar and not any(isinstance(c, ProgressBar) for c in self.callbacks):
-            self.callbacks.append(ProgressBar())
-        self.params: dict[str, Any] = {}
-        self.history = next((c for c in self.callbacks if isinstance(c, History)), None)
-        if model is not None:
-            self.set_model(model)
-        if params:
-            self.set_params(params)
-
-    def append(self, callback: Callback) -> None:
-        """Adds a callback at the end."""
-        self.callbacks.append(callback)
-
-    def set_model(self, model: Any) -> None:
-        """Gives every callback the model."""
-        for callback in self.callbacks:
-            callback.set_model(model)
-
-    def set_params(self, params: dict[str, Any]) -> None:
-        """Gives every callback the parameters."""
-        self.params = params
-        for callback in self.callbacks:
-            callback.set_params(params)
-
-    def close(self) -> None:
-        """Closes every callback."""
-        for callback in self.callbacks:
-            callback.close()
-
-    def watches(self, kind: str) -> bool:
-        """Whether a callback sees to it that nothing runs between its batch hooks.
-
-        Args:
-            kind: "train", "test" or "predict".
-        """
-        return any(not c.async_safe and self._hooks(c, kind) for c in self.callbacks)
-
-    def listens(self, kind: str) -> bool:
-        """Whether any callback has batch hooks of this kind at all, so that logs are wanted."""
-        return any(self._hooks(c, kind) for c in self.callbacks)
-
-    @staticmethod
-    def _hooks(callback: Callback, kind: str) -> bool:
-        hooks = [f"on_{kind}_batch_begin", f"on_{kind}_batch_end"]
-        hooks += ["on_batch_begin", "on_batch_end"] if kind == "train" else []
-        return any(_overrides(callback, hook) for hook in hooks)
-
-    def call(self, hook: str, *args: Any) -> None:
-        """Calls a hook by its name on every callback."""
-        for callback in self.callbacks:
-            getattr(callback, hook)(*args)
-
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("on_"):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}.")
-
-        def hook(*args: Any, logs: Logs | None = None) -> None:
-            self.call(name, *args, *(() if logs is None else (logs,)))
-
-        return hook
-
-
-def _flatten(callbacks: Any) -> Iterable[Callback]:
-    if callbacks is None:
-        return
-    if isinstance(callbacks, (list, tuple)):
-        for callback in callbacks:
-            yield from _flatten(callback)
-    elif isinstance(callbacks, Callback):
-        yield callbacks
-    else:
-        raise ConfigError(f"Expected a kdist.callbacks.Callback, or a list of them. Received: {callbacks!r}.")

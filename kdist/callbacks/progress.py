@@ -102,7 +102,7 @@ class ProgressBar(Callback):
     # Drawing ------------------------------------------------------------------------------------
 
     def _begin(self, title: str) -> None:
-        self._title, self._step, self._speed = title, 0, ""
+        self._title, self._step, self._updates, self._speed = title, 0, 0, ""
         self._started = self._last_line = time.perf_counter()
         self._clock = (self._started, 0)
         if self._quiet or not self._live:
@@ -115,6 +115,7 @@ class ProgressBar(Callback):
 
     def _update(self, step: int, logs: Logs | None) -> None:
         self._step = step
+        self._updates += 1
         if not self._compiled:  # the first execution compiled: the rate is that of those after it
             self._compiled, self._clock = True, (time.perf_counter(), step)
         self._speed = self._rate()
@@ -147,7 +148,8 @@ class ProgressBar(Callback):
     def _rate(self) -> str:
         rows, steps, (since, before) = self.params.get("rows"), self.params.get("steps"), self._clock
         done = min(self._step, steps or 0) - before
-        if not rows or done <= 0:
+        too_soon = before > 0 and self._updates < 3  # an update comes an execution late
+        if not rows or done <= 0 or too_soon:
             return ""
         return f"{rows * done / steps / max(time.perf_counter() - since, 1e-9):,.0f} samples/s"
 

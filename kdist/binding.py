@@ -1,0 +1,119 @@
+"""Binding: losses, metrics and programs, made for batches of one structure and shape."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import jax
+import optax
+
+from kdist.distribution import DataParallel
+from kdist.errors import DataError, NotCompiledError
+from kdist.execution import Execution, loops_are_slow
+from kdist.modules import ModuleAdapter, Variables
+from kdist.objective import Objective, Outputs, Plan
+from kdist.precision import Precision
+from kdist.state import TrainState
+from kdist.step import Step
+from kdist.typing import Batch, PyTree, Sums
+
+
+@dataclasses.dataclass
+class Binding:
+    """What is made for batches of one structure and shape.
+
+    Attributes:
+        outputs: The model's outputs.
+        step: The step, with its objective.
+        execution: The programs.
+        output_bytes: Bytes of a row's outputs.
+        pace: How many steps "auto" fuses, by kind, once known.
+        warm: The kinds of step that have run, and so were compiled.
+    """
+
+    outputs: Outputs
+    step: Step
+    execution: Execution
+    output_bytes: int
+    pace: dict[str, int] = dataclasses.field(default_factory=dict)
+    warm: set[str] = dataclasses.field(default_factory=set)
+
+    @property
+    def objective(self) -> Objective:
+        """The losses and metrics.
+
+        Raises:
+            NotCompiledError: The batches had no targets.
+        """
+        if self.step.objective is None:
+            raise NotCompiledError("Losses and metrics need targets.")
+        return self.step.objective
+
+
+def bind(
+    adapter: ModuleAdapter,
+    plan: Plan,
+    tx: optax.GradientTransformation | None,
+    variables: Variables,
+    batch: Batch,
+    *,
+    train_step: Callable[[Step, TrainState, Batch], tuple[TrainState, Sums]],
+    distribution: DataParallel,
+    precision: Precision,
+    microbatches: int,
+    eagerly: bool,
+) -> Binding:
+    """The binding of a model to batches like this one.
+
+    Args:
+        adapter: The model.
+        plan: What it was compiled with.
+        tx: The optimizer; None for a model that is not trained.
+        variables: Variables of the shapes that it has.
+        batch: Inputs, and targets if there are any; only shapes and dtypes matter.
+        train_step: ``(step, state, batch) -> (state, sums)``, what a training step does with the `Step`.
+        distribution: The mesh.
+        precision: The compute dtype.
+        microbatches: The parts that a shard's rows are worked through in.
+        eagerly: Whether to compile nothing.
+
+    Raises:
+        ConfigError: Losses or metrics do not map to the outputs.
+        DataError: Targets do not fit the outputs, or an output does not have the rows first.
+    """
+
+    def forward(variables: Variables, x: PyTree) -> PyTree:
+        cast = Variables(precision.cast(variables.params), variables.model_state)
+        return adapter.apply(cast, precision.cast(x), train=False, key=jax.random.key(0))[0]
+
+    abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (variables, batch.x))
+    jaxpr, out = jax.make_jaxpr(forward, return_shape=True)(*abstract)
+    rows = jax.tree.leaves(batch.x)[0].shape[0]
+    for path, leaf in jax.tree_util.tree_leaves_with_path(out):
+        if not leaf.shape or leaf.shape[0] != rows:
+            raise DataError(
+                f"Output{jax.tree_util.keystr(path)} of the model has shape {leaf.shape} for {rows} rows of input. "
+                "Outputs must have the rows first."
+            )
+    outputs = Outputs(out, adapter.output_names)
+    slow = loops_are_slow(jaxpr, distribution.platform)
+    step = Step(
+        adapter=adapter,
+        objective=None if batch.y is None else plan.bind(outputs, batch.y),
+        tx=tx,
+        distribution=None if eagerly else distribution,
+        precision=precision,
+        microbatches=microbatches,
+        unroll=slow,
+    )
+    execution = Execution(
+        lambda state, batch: train_step(step, state, batch),
+        step.test,
+        step.predict,
+        distribution=distribution,
+        chain=slow,
+        eagerly=eagerly,
+    )
+    row_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(out)) // rows
+    return Binding(outputs, step, execution, max(1, row_bytes))

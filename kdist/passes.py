@@ -1,0 +1,149 @@
+"""One pass over the data: what an execution of each kind runs, and what becomes of its results."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from kdist.binding import Binding
+from kdist.data import Chunk, Loader
+from kdist.data.feed import CHUNK_BYTES
+from kdist.state import TrainState
+from kdist.typing import Logs, PyTree, Sums
+
+
+class Run(Protocol):
+    """What a pass reads and moves on; the Trainer is one."""
+
+    state: TrainState | None
+    steps_per_execution: int | str
+    stop_training: bool
+    stop_evaluating: bool
+    stop_predicting: bool
+
+
+class Pass:
+    """One kind of pass over the data: what runs, and what becomes of its results."""
+
+    kind: str
+    most_steps = 1 << 30
+
+    def __init__(self, run: Run, binding: Binding) -> None:
+        self._run = run
+        self.binding = binding
+        self._totals: Sums | None = None
+
+    @property
+    def _state(self) -> TrainState:
+        assert self._run.state is not None
+        return self._run.state
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a callback asked to stop."""
+        raise NotImplementedError
+
+    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
+        """Dispatches an execution; does not wait for it."""
+        raise NotImplementedError
+
+    def read(self, result: Any) -> None:
+        """Waits for the results and takes them in, here as sums.
+
+        They are added up in float64, where the counts of an epoch of any length stay exact.
+        """
+        for sums in jax.device_get(result):
+            exact = jax.tree.map(lambda a: np.asarray(a, np.float64), sums)
+            self._totals = exact if self._totals is None else jax.tree.map(np.add, self._totals, exact)
+
+    def results(self) -> Logs:
+        """What has been read so far comes to, in the canonical order."""
+        return {} if self._totals is None else self.binding.objective.results(self._totals)
+
+    def logs(self) -> Logs:
+        """The results as callbacks get them, in alphabetical order."""
+        return alphabetical(self.results())
+
+
+class TrainPass(Pass):
+    """Training: the state moves on."""
+
+    kind = "train"
+
+    @property
+    def stopped(self) -> bool:
+        """See `Pass.stopped`."""
+        return self._run.stop_training
+
+    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
+        """See `Pass.run`."""
+        self._run.state, sums = self.binding.execution.train(self._state, chunk.feed, start, steps)
+        return sums
+
+
+class TestPass(Pass):
+    """Evaluation."""
+
+    kind = "test"
+
+    @property
+    def stopped(self) -> bool:
+        """See `Pass.stopped`."""
+        return self._run.stop_evaluating
+
+    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
+        """See `Pass.run`."""
+        return self.binding.execution.test(self._state, chunk.feed, start, steps)
+
+
+class PredictPass(Pass):
+    """Prediction: outputs are copied to the host as they come, without the rows that fill batches."""
+
+    kind = "predict"
+
+    def __init__(self, run: Run, binding: Binding, loader: Loader, chunk_steps: int) -> None:
+        super().__init__(run, binding)
+        step_bytes = binding.output_bytes * loader.batch_size
+        k = run.steps_per_execution
+        self.most_steps = k if isinstance(k, int) else max(1, min(chunk_steps, CHUNK_BYTES // step_bytes))
+        self._size = loader.batch_size
+        self._rows_left = loader.num_rows
+        self._outputs: list[PyTree] = []
+
+    @property
+    def stopped(self) -> bool:
+        """See `Pass.stopped`."""
+        return self._run.stop_predicting
+
+    def run(self, chunk: Chunk, start: int, steps: int) -> Any:
+        """See `Pass.run`."""
+        return steps, self.binding.execution.predict(self._state, chunk.feed, start, steps, self.most_steps)
+
+    def read(self, result: Any) -> None:
+        """Waits for the outputs, and keeps the rows that are of the data."""
+        steps, parts = result
+        rows = min(steps * self._size, self._rows_left)
+        self._rows_left -= rows
+
+        def trim(*leaves: np.ndarray) -> np.ndarray:
+            batches = leaves[0] if len(leaves) == 1 else np.concatenate(leaves)
+            real = batches[:steps, : self._size]
+            return real.reshape(-1, *real.shape[2:])[:rows]
+
+        self._outputs.append(jax.tree.map(trim, *jax.device_get(parts)))
+
+    def logs(self) -> Logs:
+        """The outputs of the last execution."""
+        return {"outputs": self._outputs[-1]}
+
+    def take(self) -> list[PyTree]:
+        """The outputs read since the last call."""
+        taken, self._outputs = self._outputs, []
+        return taken
+
+
+def alphabetical(logs: Logs) -> Logs:
+    """The logs with their names in alphabetical order, as callbacks and histories have them."""
+    return dict(sorted(logs.items()))
