@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from kdist.errors import ConfigError, unknown_name
@@ -113,7 +114,7 @@ class Optimizer:
         """The rate of the next update: a float. Before training, what was given, a schedule too."""
         state = None if self._holder is None else self._holder.read_opt_state()
         rate = None if state is None else optax.tree.get(state, "learning_rate")
-        return self._learning_rate if rate is None else float(rate)
+        return self._learning_rate if rate is None else _shortest(rate)
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
@@ -159,12 +160,17 @@ class _Given(Optimizer):
                 "(before training, none has). Build it with optax.inject_hyperparams(...)(learning_rate=...) "
                 "or use kdist.optimizers."
             )
-        return float(rate)
+        return _shortest(rate)
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
         _ = self.learning_rate
         Optimizer.learning_rate.fset(self, value)  # type: ignore[attr-defined]
+
+
+def _shortest(rate: jax.Array) -> float:
+    """The float32 as the shortest decimal that means it: 0.001, not 0.0010000000474974513."""
+    return float(str(np.float32(rate)))
 
 
 def _with_initial_rate(tx: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:

@@ -127,7 +127,7 @@ class Trainer:
             init_key, key = jax.random.split(jax.random.key(self.seed))
             variables = self.adapter.init(init_key, x)
             opt_state = () if tx is None else tx.init(variables.params)
-            return jax.tree.map(_strong, TrainState(jnp.int32(0), *variables, opt_state, key))
+            return jax.tree.map(_own, TrainState(jnp.int32(0), *variables, opt_state, key))
 
         return jax.jit(init, out_shardings=self.distribution.replicated)(as_batch(batch).x)
 
@@ -136,7 +136,7 @@ class Trainer:
         if self.optimizer is None:
             return ()
         tx = self.optimizer.tx
-        init = jax.jit(lambda p: jax.tree.map(_strong, tx.init(p)), out_shardings=self.distribution.replicated)
+        init = jax.jit(lambda p: jax.tree.map(_own, tx.init(p)), out_shardings=self.distribution.replicated)
         return init(params)
 
     def bind(self, batch: Any) -> Binding:
@@ -412,6 +412,8 @@ def _check_positive(name: str, value: Any, otherwise: str = "") -> int:
     return int(value)
 
 
-def _strong(a: jax.Array) -> jax.Array:
-    """The array with a dtype of its own: a weak one would change as it is carried through a loop."""
-    return jax.lax.convert_element_type(a, a.dtype) if not jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a
+def _own(a: jax.Array) -> jax.Array:
+    """The array in a buffer of its own, since each is donated, and not weakly typed, since it is carried."""
+    if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+        return a
+    return jnp.copy(jax.lax.convert_element_type(a, a.dtype))

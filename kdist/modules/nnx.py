@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdist.losses import snake_case
 from kdist.modules.adapter import CallSignature, Layer, ModuleAdapter, Variables, shapes
+from kdist.naming import snake_case
 from kdist.typing import PyTree
 
 Path = tuple[Any, ...]

@@ -7,8 +7,8 @@ from typing import Any
 
 import jax
 
-from kdist.losses import function_name
 from kdist.modules.adapter import CallSignature, Layer, ModuleAdapter, Variables, shapes
+from kdist.naming import function_name
 from kdist.typing import PyTree
 
 

@@ -7,10 +7,10 @@ from typing import Any
 import jax
 
 from kdist.errors import ConfigError
-from kdist.losses import function_name, snake_case
 from kdist.modules import adapt, is_module
 from kdist.modules.adapter import Layer, ModuleAdapter, Variables, shapes
 from kdist.modules.plain import from_function
+from kdist.naming import function_name, snake_case
 from kdist.typing import PyTree
 
 

@@ -1,0 +1,114 @@
+"""What a metric is: sums on the devices, a result on the host.
+
+Shapes: b rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from kdist.losses import align_ranks, align_weight
+from kdist.naming import function_name, snake_case
+from kdist.typing import PyTree
+
+
+class Metric:
+    """Additive sums over rows, and their result.  Subclass it and override `sums` and `result`.
+
+    Args:
+        name: The name in logs; the class's name in snake case by default.
+        dtype: Accepted for Keras's sake; sums are float32 on the devices, float64 on the host.
+    """
+
+    direction: str | None = None
+    """"up" if more is better, "down" if less is, None if neither."""
+    default_name: str | None = None
+
+    def __init__(self, name: str | None = None, dtype: Any = None) -> None:
+        self.name = name or self.default_name or snake_case(type(self).__name__)
+
+    def sums(self, y_true: jax.Array, y_pred: jax.Array, weight: jax.Array | None = None) -> PyTree:
+        """What these rows add.
+
+        Args:
+            y_true: Targets ``[b, ...]``.
+            y_pred: Predictions ``[b, ...]``, float32.
+            weight: ``[b]`` or ``[b, T]``, 0 for rows that fill a batch; None if all count as 1.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must define sums(y_true, y_pred, weight).")
+
+    def result(self, sums: PyTree) -> float | np.ndarray:
+        """The metric's value, from NumPy sums."""
+        raise NotImplementedError(f"{type(self).__name__} must define result(sums).")
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> float | np.ndarray:
+        """The value over one batch."""
+        weight = None if sample_weight is None else jnp.asarray(sample_weight, jnp.float32)
+        sums = self.sums(jnp.asarray(y_true), jnp.asarray(y_pred, jnp.float32), weight)
+        return self.result(jax.tree.map(lambda a: np.asarray(a, np.float64), sums))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+
+def ratio(numerator: Any, denominator: Any) -> Any:
+    """``numerator / denominator`` in NumPy, and 0 where the denominator is 0."""
+    numerator, denominator = np.asarray(numerator), np.asarray(denominator)
+    out = np.divide(numerator, denominator, out=np.zeros(np.shape(denominator)), where=denominator != 0)
+    return float(out) if out.ndim == 0 else out
+
+
+class MeanMetric(Metric):
+    """The weighted mean over rows of a function of targets and predictions.
+
+    Args:
+        fn: ``fn(y_true, y_pred, **arguments)`` gives values ``[b, ...]``, or a scalar, which counts
+            once for every row seen.
+        name: The name in logs.
+        arguments: Further arguments of `fn`.
+    """
+
+    fn: Callable[..., jax.Array]
+
+    def __init__(
+        self,
+        fn: Callable[..., jax.Array] | None = None,
+        name: str | None = None,
+        dtype: Any = None,
+        **arguments: Any,
+    ) -> None:
+        super().__init__(name or (function_name(fn) if fn is not None else None), dtype)
+        if fn is not None:
+            self.fn = fn
+        self.arguments = arguments
+
+    def values(self, y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
+        """The function's values ``[b, ...]``, or a scalar."""
+        return jnp.asarray(self.fn(*align_ranks(y_true, y_pred), **self.arguments), jnp.float32)
+
+    def sums(self, y_true: jax.Array, y_pred: jax.Array, weight: jax.Array | None = None) -> PyTree:
+        """(weighted sum of the rows' values, sum of the weights)."""
+        values = self.values(y_true, y_pred)
+        if values.ndim == 0:
+            values = jnp.broadcast_to(values, y_pred.shape[:1])
+        if weight is None:
+            return _row_mean(values).sum(), jnp.float32(values.shape[0])
+        if weight.ndim == values.ndim + 1 and weight.shape[-1] == 1:
+            weight = weight[..., 0]
+        if weight.ndim < values.ndim:
+            values = values.mean(axis=tuple(range(weight.ndim, values.ndim)))
+        weighted = values * align_weight(weight, values.shape)
+        return _row_mean(weighted).sum(), _row_mean(weight).sum()
+
+    def result(self, sums: PyTree) -> float:
+        """The mean; 0 where nothing counted."""
+        return ratio(*sums)
+
+
+def _row_mean(values: jax.Array) -> jax.Array:
+    return values.reshape(values.shape[0], -1).mean(axis=1)
