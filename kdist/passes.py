@@ -105,9 +105,9 @@ class PredictPass(Pass):
 
     def __init__(self, run: Run, binding: Binding, loader: Loader, chunk_steps: int) -> None:
         super().__init__(run, binding)
-        step_bytes = binding.output_bytes * loader.batch_size
         k = run.steps_per_execution
-        self.most_steps = k if isinstance(k, int) else max(1, min(chunk_steps, CHUNK_BYTES // step_bytes))
+        wanted = k if isinstance(k, int) else max(1, CHUNK_BYTES // (binding.output_bytes * loader.batch_size))
+        self.most_steps = min(wanted, chunk_steps)
         self._size = loader.batch_size
         self._rows_left = loader.num_rows
         self._outputs: list[PyTree] = []

@@ -1,6 +1,6 @@
 """The `kdist` command: one file a subcommand.
 
-Exit codes: 0 done, 1 error, 2 usage.
+Exit codes: 0 done, 1 error, 2 usage, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -48,4 +48,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KDistError as error:
         print(f"kdist: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return 0

@@ -16,9 +16,10 @@ import jax
 
 from kdist import config as configs
 from kdist.callbacks import History, JSONLLogger
-from kdist.config import Config
+from kdist.config import Config, Data
 from kdist.distribution import agree, initialize, is_main_process
 from kdist.errors import ConfigError, unknown_name
+from kdist.model import Model
 
 
 def run(source: str, arguments: Sequence[str]) -> None:
@@ -40,7 +41,21 @@ def run(source: str, arguments: Sequence[str]) -> None:
         description = {"source": source, "fields": config.to_dict(), "versions": _versions()}
         (directory / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     began = time.perf_counter()
-    history = model.fit(
+    try:
+        history = _fit(model, data, config, directory)
+    except KeyboardInterrupt:
+        if jax.process_count() == 1 and model.built:  # on several processes nobody knows who else was interrupted
+            model.save_weights(directory / "weights")
+            print(f"\nInterrupted. The history and the weights so far are in {directory}")
+        raise
+    seconds = time.perf_counter() - began
+    model.save_weights(directory / "weights")
+    if is_main_process() and config.verbose != 0:
+        print(_farewell(history, seconds, directory))
+
+
+def _fit(model: Model, data: Data, config: Config, directory: Path) -> History:
+    return model.fit(
         data.x,
         data.y,
         sample_weight=data.sample_weight,
@@ -54,10 +69,6 @@ def run(source: str, arguments: Sequence[str]) -> None:
         check_finite=config.check_finite,
         callbacks=[JSONLLogger(directory / "history.jsonl")],
     )
-    seconds = time.perf_counter() - began
-    model.save_weights(directory / "weights")
-    if is_main_process() and config.verbose != 0:
-        print(_farewell(history, seconds, directory))
 
 
 def override(config: Config, source: str, arguments: Sequence[str]) -> Config:
@@ -94,7 +105,7 @@ def _run_directory(config: Config) -> Path:
         directory = Path(config.run_dir)
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"run_dir {directory} is a file. Give a new directory.")
-    if (directory / "config.json").exists() and is_main_process():
+    if agree(int((directory / "config.json").exists())):  # process 0 decides, so that all of them stop
         raise ConfigError(f"run_dir {directory} holds a run already. Give a new directory, or remove it.")
     return directory
 

@@ -192,7 +192,8 @@ class Feeder:
             bytes_a_step = max(1, loader.nbytes // loader.num_rows * width)
             limit = min(MAX_CHUNK_STEPS, max(1, CHUNK_BYTES // bytes_a_step), full)
             room = -(-full // -(-full // limit))  # chunks of equal size, to have little to fill
-            room = -(-room // steps_per_execution) * steps_per_execution
+            whole = min(steps_per_execution, full)
+            room = -(-room // whole) * whole
         spans = [_Span(s, min(s + room, full), room, width) for s in range(0, full, room)]
         if full < steps:
             spans.append(_Span(full, steps, 1, tail))
