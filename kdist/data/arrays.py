@@ -126,11 +126,12 @@ def as_arrays(tree: PyTree, name: str) -> PyTree:
     if isinstance(tree, Mapping):
         return {key: as_arrays(value, f"{name}[{key!r}]") for key, value in tree.items()}
     if isinstance(tree, (list, tuple)):
-        if not tree or isinstance(tree[0], (int, float, bool, str, bytes)):
-            raise DataError(
-                f"{name} is a {type(tree).__name__} of {'nothing' if not tree else 'numbers or strings'}, not of "
-                f"arrays. Pass np.asarray({name})."
-            )
+        first = tree
+        while isinstance(first, (list, tuple)) and first:
+            first = first[0]
+        if isinstance(first, (list, tuple, bool, int, float, str, bytes)):
+            what = "is empty" if isinstance(first, (list, tuple)) else f"is a {type(tree).__name__} of numbers or strings"
+            raise DataError(f"{name} {what}, not of arrays. For one array pass np.asarray({name}).")
         return type(tree)(as_arrays(value, f"{name}[{i}]") for i, value in enumerate(tree))
     return _as_array(tree, name)
 
