@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Callable
 
@@ -29,7 +30,7 @@ class Binding:
         execution: The programs.
         output_bytes: Bytes of a row's outputs.
         pace: How many steps "auto" fuses, by kind, once known.
-        warm: The kinds of step that have run, and so were compiled.
+        timed: How many executions were timed to find out, by kind.
     """
 
     outputs: Outputs
@@ -37,7 +38,7 @@ class Binding:
     execution: Execution
     output_bytes: int
     pace: dict[str, int] = dataclasses.field(default_factory=dict)
-    warm: set[str] = dataclasses.field(default_factory=set)
+    timed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
     @property
     def objective(self) -> Objective:

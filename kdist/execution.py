@@ -176,4 +176,4 @@ def _added_up(results: Sums | None, result: Sums, i: jax.Array | int) -> Sums:
 def _stacked(results: PyTree | None, result: PyTree, i: jax.Array | int) -> PyTree:
     if results is None:
         return jax.tree.map(lambda a: jnp.zeros((i, *a.shape), a.dtype), result)
-    return jax.tree.map(lambda all_, one: all_.at[i].set(one), results, result)
+    return jax.tree.map(lambda all_, one: jax.lax.dynamic_update_index_in_dim(all_, one, i, 0), results, result)

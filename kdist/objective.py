@@ -135,8 +135,8 @@ class Plan:
         return cls(
             _map_leaves(losses.get, loss),
             loss_weights,
-            _map_leaves(metrics.get, metrics_ or ()),
-            _map_leaves(metrics.get, weighted_metrics or ()),
+            _map_leaves(_metric, metrics_ or ()),
+            _map_leaves(_metric, weighted_metrics or ()),
         )
 
     def bind(self, outputs: Outputs, y: PyTree) -> Objective:
@@ -161,6 +161,11 @@ def _check_loss_weights(value: Any) -> None:
                 f"loss_weights, the third argument of compile, must be a number or a list, tuple or dict of numbers. "
                 f"Received: {value!r}. Pass metrics by name: compile(optimizer, loss, metrics=[...])."
             )
+
+
+def _metric(identifier: Any) -> Any:
+    """A metric, or None for an output that has none."""
+    return None if identifier is None else metrics.get(identifier)
 
 
 def _map_leaves(fn: Any, tree: Any) -> Any:
@@ -221,10 +226,12 @@ class Objective:
         true, pred, weights = self._split(y, y_pred, weight)
         out = {}
         for term in self._metrics:
+            y_true, y_pred = true[term.output], pred[term.output].astype(jnp.float32)
             w = weights[term.output] if term.weighted else None
+            w = None if w is None else term.metric.weigh(y_true, y_pred, w)
             if valid is not None:
                 w = valid if w is None else w * valid.reshape(-1, *(1,) * (w.ndim - 1))
-            out[term.log_name] = term.metric.sums(true[term.output], pred[term.output].astype(jnp.float32), w)
+            out[term.log_name] = term.metric.sums(y_true, y_pred, w)
         return out
 
     def _split(self, y: PyTree, y_pred: PyTree, weight: PyTree) -> tuple[list[Any], list[Any], list[Any]]:
@@ -364,6 +371,8 @@ class Objective:
     def _metrics_by_output(self, given: Any, what: str) -> list[list[Any]]:
         names = self.outputs.names
         if len(names) == 1:
+            if None in _leaves(given):
+                raise ConfigError(f"Expected a metric in {what}. Received: None. Leave it out.")
             return [list(_flatten(given))]
         if isinstance(given, Mapping):
             unknown = sorted(set(given) - set(names))
@@ -422,12 +431,14 @@ class Objective:
         return exact
 
 
+def _leaves(tree: Any) -> list[Any]:
+    if isinstance(tree, (list, tuple, Mapping)):
+        return [leaf for value in (tree.values() if isinstance(tree, Mapping) else tree) for leaf in _leaves(value)]
+    return [tree]
+
+
 def _flatten(tree: Any) -> list[Any]:
-    if isinstance(tree, Mapping):
-        return [leaf for value in tree.values() for leaf in _flatten(value)]
-    if isinstance(tree, (list, tuple)):
-        return [leaf for value in tree for leaf in _flatten(value)]
-    return [] if tree is None else [tree]
+    return [leaf for leaf in _leaves(tree) if leaf is not None]
 
 
 def _unique(names: Sequence[str]) -> list[str]:

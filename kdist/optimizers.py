@@ -98,9 +98,16 @@ class Optimizer:
             return optax.chain(*parts) if len(parts) > 1 else parts[0]
 
         self._learning_rate: LearningRate = learning_rate if callable(learning_rate) else float(learning_rate)
+        self._schedule: Schedule | None = learning_rate if callable(learning_rate) else None
+        if callable(learning_rate) and accumulate is not None:  # as in Keras, schedules count batches
+
+            def of_batches(count: Any) -> Any:
+                return learning_rate(accumulate * count + accumulate - 1)
+
+            self._schedule = of_batches
         self._holder: OptStateHolder | None = None
         self.tx: optax.GradientTransformation = optax.inject_hyperparams(transformation)(
-            learning_rate=self._learning_rate
+            learning_rate=self._schedule or self._learning_rate
         )
         if accumulate is not None:
             self.tx = optax.MultiSteps(self.tx, accumulate).gradient_transformation()
@@ -111,26 +118,39 @@ class Optimizer:
 
     @property
     def learning_rate(self) -> Any:
-        """The rate of the next update: a float. Before training, what was given, a schedule too."""
-        state = None if self._holder is None else self._holder.read_opt_state()
-        rate = None if state is None else optax.tree.get(state, "learning_rate")
-        return self._learning_rate if rate is None else _shortest(rate)
+        """The rate of the next update, a float; before training, what was given, a schedule too.
+
+        Raises:
+            AttributeError: The optimizer is an optax transformation without an injected rate.
+        """
+        injected = self._injected()
+        if injected is None:
+            return self._given_rate()
+        schedule = self._schedule
+        return _shortest(injected.hyperparams["learning_rate"] if schedule is None else schedule(injected.count))
 
     @learning_rate.setter
     def learning_rate(self, value: float) -> None:
-        if callable(self._learning_rate):
+        if self._schedule is not None:
             raise TypeError(
                 "This optimizer's learning rate is a schedule; it cannot be set. "
                 "Pass a number as learning_rate to set it while training."
             )
-        self._learning_rate = float(value)
-        state = None if self._holder is None else self._holder.read_opt_state()
-        if state is None or self._holder is None:
+        if self._injected() is None:
+            self._given_rate()
+            self._learning_rate = float(value)
             self.tx = _with_initial_rate(self.tx, self._learning_rate)
             return
-        old = optax.tree.get(state, "learning_rate")
-        new = jax.device_put(jnp.asarray(self._learning_rate, old.dtype), old.sharding)
-        self._holder.write_opt_state(optax.tree.set(state, learning_rate=new))
+        assert self._holder is not None
+        self._holder.write_opt_state(_with_rate(self._holder.read_opt_state(), value))
+
+    def _given_rate(self) -> Any:
+        return self._learning_rate
+
+    def _injected(self) -> Any:
+        """The part of the run's state that the rate is in; None before there is one."""
+        state = None if self._holder is None else self._holder.read_opt_state()
+        return next((part for part in jax.tree.leaves(state, is_leaf=_holds_rate) if _holds_rate(part)), None)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -142,30 +162,31 @@ class _Given(Optimizer):
     def __init__(self, tx: optax.GradientTransformation) -> None:
         self.name = "optax"
         self.tx = tx
-        self._learning_rate = 0.0
+        self._schedule = None
         self._holder = None
 
-    @property
-    def learning_rate(self) -> float:
-        """The injected learning rate.
+    def _given_rate(self) -> Any:
+        raise AttributeError(
+            "This optax transformation has no learning rate that can be read or set (before training, none has). "
+            "Build it with optax.inject_hyperparams(...)(learning_rate=...), or use kdist.optimizers."
+        )
 
-        Raises:
-            AttributeError: The transformation was built without `optax.inject_hyperparams`.
-        """
-        state = None if self._holder is None else self._holder.read_opt_state()
-        rate = None if state is None else optax.tree.get(state, "learning_rate")
-        if rate is None:
-            raise AttributeError(
-                "This optax transformation has no learning rate that can be read or set "
-                "(before training, none has). Build it with optax.inject_hyperparams(...)(learning_rate=...) "
-                "or use kdist.optimizers."
-            )
-        return _shortest(rate)
 
-    @learning_rate.setter
-    def learning_rate(self, value: float) -> None:
-        _ = self.learning_rate
-        Optimizer.learning_rate.fset(self, value)  # type: ignore[attr-defined]
+def _holds_rate(part: Any) -> bool:
+    return "learning_rate" in getattr(part, "hyperparams", ())
+
+
+def _with_rate(state: PyTree, rate: float) -> PyTree:
+    """An optimizer state with another learning rate in it, on the same devices."""
+
+    def replace(part: Any) -> Any:
+        if not _holds_rate(part):
+            return part
+        old = part.hyperparams["learning_rate"]
+        new = jax.device_put(jnp.asarray(rate, old.dtype), getattr(old, "sharding", None))
+        return part._replace(hyperparams={**part.hyperparams, "learning_rate": new})
+
+    return jax.tree.map(replace, state, is_leaf=_holds_rate)
 
 
 def _shortest(rate: jax.Array) -> float:
@@ -175,11 +196,7 @@ def _shortest(rate: jax.Array) -> float:
 
 def _with_initial_rate(tx: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
     """`tx`, whose state starts with another learning rate."""
-
-    def init(params: PyTree) -> PyTree:
-        return optax.tree.set(tx.init(params), learning_rate=jnp.asarray(rate, jnp.float32))
-
-    return optax.GradientTransformation(init, tx.update)
+    return optax.GradientTransformation(lambda params: _with_rate(tx.init(params), rate), tx.update)
 
 
 def _clip_each_by_norm(limit: float) -> optax.GradientTransformation:

@@ -183,8 +183,9 @@ class Step:
         return jax.shard_map(fn, mesh=self.distribution.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
     def _sum(self, tree: PyTree) -> PyTree:
-        """The one reduction of a step."""
-        return tree if self.distribution is None else jax.lax.psum(tree, BATCH_AXES)
+        """The one reduction of a step; XLA would keep one over a single device too."""
+        alone = self.distribution is None or self.distribution.num_devices == 1
+        return tree if alone else jax.lax.psum(tree, BATCH_AXES)
 
     def _shard_key(self, key: jax.Array) -> jax.Array:
         """A shard's own key, for dropout that differs from shard to shard."""

@@ -29,6 +29,9 @@ from kdist.typing import Batch, Logs, PyTree, Sums
 EXECUTION_SECONDS = 0.25
 """steps_per_execution="auto" fuses this much work, so that a bar moves and a preemption is answered."""
 
+TIMED = 3
+"""How many executions "auto" waits for to learn how long a step takes."""
+
 
 class Trainer:
     """Training without the Keras-style facade: a state goes in, and a trained state comes out.
@@ -328,9 +331,9 @@ class Trainer:
                     callbacks.call(f"on_{kind}_batch_begin", first, {})
                 began = time.perf_counter()
                 result = pass_.run(chunk, start, steps)
-                if self.steps_per_execution == "auto" and kind not in pass_.binding.pace and not watched:
+                if self.steps_per_execution == "auto" and pass_.binding.timed[kind] < TIMED and not watched:
                     jax.block_until_ready(result)
-                    self._measure(pass_, time.perf_counter() - began)
+                    self._measure(pass_, steps, time.perf_counter() - began)
                 start += steps
                 waiting.append((result, last))
                 if watched or len(waiting) > 1:
@@ -348,12 +351,15 @@ class Trainer:
             return self.steps_per_execution
         return 1 if watched else min(pass_.binding.pace.get(pass_.kind, 1), pass_.most_steps)
 
-    def _measure(self, pass_: Pass, seconds: float) -> None:
-        """Sets the pace of a kind of step from its second execution; the first one compiles."""
-        warm, pace, kind = pass_.binding.warm, pass_.binding.pace, pass_.kind
-        if kind in warm:
-            pace[kind] = agree(max(1, int(EXECUTION_SECONDS / seconds)))
-        warm.add(kind)
+    def _measure(self, pass_: Pass, steps: int, seconds: float) -> None:
+        """Sets the pace of a kind of step, by its executions after the first, which compiles.
+
+        One step is timed, then as many as that one allows, which corrects what a hiccup has spoiled.
+        """
+        binding, kind = pass_.binding, pass_.kind
+        binding.timed[kind] += 1
+        if binding.timed[kind] > 1:
+            binding.pace[kind] = agree(max(1, int(EXECUTION_SECONDS * steps / seconds)))
 
     # Small parts --------------------------------------------------------------------------------
 

@@ -130,8 +130,8 @@ def as_arrays(tree: PyTree, name: str) -> PyTree:
         while isinstance(first, (list, tuple)) and first:
             first = first[0]
         if isinstance(first, (list, tuple, bool, int, float, str, bytes)):
-            what = "is empty" if isinstance(first, (list, tuple)) else f"is a {type(tree).__name__} of numbers or strings"
-            raise DataError(f"{name} {what}, not of arrays. For one array pass np.asarray({name}).")
+            what = "nothing" if isinstance(first, (list, tuple)) else "numbers or strings"
+            raise DataError(f"{name} is a {type(tree).__name__} of {what}, not of arrays. Pass np.asarray({name}).")
         return type(tree)(as_arrays(value, f"{name}[{i}]") for i, value in enumerate(tree))
     return _as_array(tree, name)
 

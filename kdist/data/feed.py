@@ -151,12 +151,12 @@ class Feeder:
             then: The epoch that comes next, whose first chunk is prepared during the last of this one.
         """
         for i in range(len(self._spans)):
-            chunk = self._request(epoch, i).result()
-            del self._ahead[epoch, i]
+            ahead = self._ahead.pop((epoch, i), None)
+            chunk = self._make(epoch, i) if ahead is None else ahead.result()
             if i + 1 < len(self._spans):
-                self._request(epoch, i + 1)
+                self._prepare(epoch, i + 1)
             elif then is not None:
-                self._request(then, 0)
+                self._prepare(then, 0)
             yield chunk
 
     def close(self) -> None:
@@ -199,13 +199,12 @@ class Feeder:
             spans.append(_Span(full, steps, 1, tail))
         return spans
 
-    def _request(self, epoch: int, i: int) -> Future[Chunk]:
+    def _prepare(self, epoch: int, i: int) -> None:
         if (epoch, i) not in self._ahead:
-            self._ahead[epoch, i] = self._worker.submit(self._make, epoch, self._spans[i])
-        return self._ahead[epoch, i]
+            self._ahead[epoch, i] = self._worker.submit(self._make, epoch, i)
 
-    def _make(self, epoch: int, span: _Span) -> Chunk:
-        size = self.loader.batch_size
+    def _make(self, epoch: int, i: int) -> Chunk:
+        span, size = self._spans[i], self.loader.batch_size
         if self._order is None or self._order[0] != epoch:
             self._order = (epoch, self.loader.order(epoch))
         rows = self._order[1][span.first * size : span.last * size]

@@ -94,6 +94,8 @@ class Loss:
         y_pred = jnp.asarray(y_pred).astype(self.dtype)
         y_true = jnp.asarray(y_true)
         if not self.keeps_targets:
+            if jnp.iscomplexobj(y_true):
+                raise DataError(f"The targets are complex ({y_true.dtype}); {self.name!r} compares real numbers.")
             y_true = y_true.astype(self.dtype)
         return jnp.asarray(self.call(*align_ranks(y_true, y_pred)))
 
@@ -122,8 +124,7 @@ class Loss:
         if self.reduction == "sum":
             return LossSum(weighted.sum(), None, False)
         if self.reduction == "mean_with_sample_weight" and weight is not None:
-            widest = max((weight, *kept), key=lambda w: w.ndim)
-            ones = jnp.ones(widest.shape, values.dtype)
+            ones = jnp.ones(weight.shape if mask is None else values.shape, values.dtype)
             return LossSum(weighted.sum(), weighted_product(ones, weight, *kept).sum(), False)
         if mask is not None:
             return LossSum(weighted.sum(), weighted_product(jnp.ones_like(values), *kept).sum(), False)

@@ -42,14 +42,20 @@ class Metric:
         """
         raise NotImplementedError(f"{type(self).__name__} must define sums(y_true, y_pred, weight).")
 
+    def weigh(self, y_true: jax.Array, y_pred: jax.Array, weight: jax.Array) -> jax.Array:
+        """The user's weights, less those of what the metric leaves out; arguments as in `sums`."""
+        return weight
+
     def result(self, sums: PyTree) -> float | np.ndarray:
         """The metric's value, from NumPy sums."""
         raise NotImplementedError(f"{type(self).__name__} must define result(sums).")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> float | np.ndarray:
         """The value over one batch."""
-        weight = None if sample_weight is None else jnp.asarray(sample_weight, jnp.float32)
-        sums = self.sums(jnp.asarray(y_true), jnp.asarray(y_pred, jnp.float32), weight)
+        y_true, y_pred = jnp.asarray(y_true), jnp.asarray(y_pred, jnp.float32)
+        given = sample_weight is not None
+        weight = self.weigh(y_true, y_pred, jnp.asarray(sample_weight, jnp.float32)) if given else None
+        sums = self.sums(y_true, y_pred, weight)
         return self.result(jax.tree.map(lambda a: np.asarray(a, np.float64), sums))
 
     def __repr__(self) -> str:

@@ -104,9 +104,20 @@ class CategoricalCrossentropy(_LossMean):
 
 
 class SparseCategoricalCrossentropy(_LossMean):
-    """Mean of `kdist.losses.sparse_categorical_crossentropy`, over all rows, as in Keras."""
+    """Mean of `kdist.losses.sparse_categorical_crossentropy`.
+
+    Labels of `ignore_class` have the value 0.  As in Keras they leave the denominator only where there
+    are weights; without weights the mean is over all labels.
+    """
 
     fn = staticmethod(losses.sparse_categorical_crossentropy)
 
     def __init__(self, name=None, dtype=None, from_logits=False, ignore_class=None, axis=-1):
         super().__init__(name, dtype, from_logits=from_logits, ignore_class=ignore_class, axis=axis)
+
+    def weigh(self, y_true: jax.Array, y_pred: jax.Array, weight: jax.Array) -> jax.Array:
+        """The weights, 0 at `ignore_class`."""
+        if self.arguments["ignore_class"] is None:
+            return weight
+        labels = y_true[..., 0] if y_true.ndim == y_pred.ndim else y_true
+        return losses.align_weight(weight, labels.shape) * (labels != self.arguments["ignore_class"])

@@ -1,0 +1,512 @@
+"""How fast kdist is: ratios against hand-written JAX and against Keras, each measured in one run.
+
+    pip install -e '.[bench]'
+    python tools/bench.py                    # the whole table
+    python tools/bench.py --rows mnist cnn   # rows whose names start so
+
+The two sides of a row are measured in turn, A B B A ..., after a warm-up that compiles; the ratio is
+the median over the rounds.  A side's time is that of whole calls, from arrays on the host to results
+on the host, so nothing is left running when the clock stops.  Time is given by the optimizer step (or
+batch) where there are steps.  What is compared with is in `baselines.py`.
+
+Both sides share the machine with whatever else runs on it: leave it alone meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import functools
+import gc
+import importlib.metadata
+import io
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import baselines
+import jax
+import numpy as np
+
+import kdist
+
+# What is measured --------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+    """How much each row computes; an epoch's rows are never a multiple of its batch, as in life."""
+
+    digits_rows: int = 1797
+    digits_epochs: int = 40
+    mnist_rows: int = 60_000
+    mnist_epochs: int = 2
+    cnn_rows: int = 2000
+    cnn_width: int = 16
+    devices_rows: int = 12_000
+    evaluate_calls: int = 10
+    rounds: int = 9
+
+
+FULL = Sizes()
+QUICK = Sizes(
+    digits_rows=200,
+    digits_epochs=2,
+    mnist_rows=1000,
+    mnist_epochs=1,
+    cnn_rows=150,
+    cnn_width=4,
+    devices_rows=1000,
+    evaluate_calls=1,
+    rounds=1,
+)
+
+Side = Callable[[], float]
+"""Does the work once and gives its seconds."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of the table.
+
+    Attributes:
+        name: What ``--rows`` picks it by.
+        what: What kdist does.
+        against: What it is compared with.
+        sides: Makes kdist's side and the other one.
+        at_most: The limit of kdist's time over the other's, or
+        at_least: the limit of the other's over kdist's.
+        unit: What the seconds are of: "step", "batch" or "call".
+        devices: Simulated devices; a process of its own if more than one.
+    """
+
+    name: str
+    what: str
+    against: str
+    sides: Callable[[Sizes], tuple[Side, Side]]
+    at_most: float | None = None
+    at_least: float | None = None
+    unit: str = "step"
+    devices: int = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What came of a row: seconds of both sides in every round, or why there are none."""
+
+    name: str
+    ours: list[float]
+    theirs: list[float]
+    missing: str = ""
+
+
+def ratios(row: Row, result: Result) -> list[float]:
+    """The ratio of every round, the way that the row's limit is stated."""
+    pairs = zip(result.ours, result.theirs, strict=True)
+    return [ours / theirs if row.at_most else theirs / ours for ours, theirs in pairs]
+
+
+def met(row: Row, result: Result) -> bool:
+    """Whether the median ratio keeps the limit."""
+    ratio = statistics.median(ratios(row, result))
+    return ratio <= row.at_most if row.at_most else ratio >= row.at_least
+
+
+# Data and models ---------------------------------------------------------------------------------
+
+DIGITS = (64, 32)
+MNIST = (128,)
+
+
+def digits(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
+    """scikit-learn's handwritten digits, 64 pixels each."""
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    return (x / 16).astype(np.float32)[: sizes.digits_rows], y.astype(np.int32)[: sizes.digits_rows]
+
+
+def noise(rows: int, *shape: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random pixels and labels."""
+    rng = np.random.default_rng(0)
+    return rng.random((rows, *shape), np.float32), rng.integers(0, 10, rows, np.int32)
+
+
+def compiled(module: Any, **arguments: Any) -> kdist.Model:
+    """The module in kdist, ready to train."""
+    model = kdist.Model(module)
+    loss = kdist.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"], **arguments)
+    return model
+
+
+# Sides -------------------------------------------------------------------------------------------
+
+
+def timed(work: Callable[[], Any], units: int = 1) -> Side:
+    """A side that calls `work`, which must return only when all is computed; seconds by the unit."""
+
+    def side() -> float:
+        gc.collect()
+        began = time.perf_counter()
+        work()
+        return (time.perf_counter() - began) / units
+
+    return side
+
+
+def fit_side(
+    module: Any, x: np.ndarray, y: np.ndarray, batch_size: int, epochs: int, *, verbose: Any = 0, **arguments: Any
+) -> Side:
+    """A `fit` of kdist's; `cache` goes to fit, other arguments to compile."""
+    cache = arguments.pop("cache", "auto")
+    model = compiled(module, **arguments)
+
+    def fit() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # no terminal: plain lines
+            model.fit(x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, cache=cache)
+
+    return timed(fit, epochs * steps(x, batch_size))
+
+
+def hand_side(fit: baselines.Fit, x: np.ndarray, batch_size: int, epochs: int) -> Side:
+    """A hand-written fit."""
+    return timed(lambda: fit(epochs), epochs * steps(x, batch_size))
+
+
+def fastest(sides: list[Side]) -> Side:
+    """The side that is fastest here, of several ways to write the same."""
+    times = {side: (side(), min(side() for _ in range(3)))[1] for side in sides}
+    return min(times, key=times.__getitem__)
+
+
+def steps(x: np.ndarray, batch_size: int) -> int:
+    """Batches of an epoch."""
+    return -(-len(x) // batch_size)
+
+
+def resident_side(module: Any, x: np.ndarray, y: np.ndarray, batch_size: int, epochs: int) -> Side:
+    """The better of two whole-epoch scans."""
+    fits = [baselines.resident_fit(module, x, y, batch_size, gather=gather) for gather in ("once", "each")]
+    return fastest([hand_side(fit, x, batch_size, epochs) for fit in fits])
+
+
+def digits_fit(sizes: Sizes, *, verbose: Any) -> tuple[Side, Side]:
+    module, (x, y), epochs = baselines.MLP(DIGITS), digits(sizes), sizes.digits_epochs
+    return fit_side(module, x, y, 32, epochs, verbose=verbose), resident_side(module, x, y, 32, epochs)
+
+
+def digits_fit_keras(sizes: Sizes) -> tuple[Side, Side]:
+    (x, y), epochs = digits(sizes), sizes.digits_epochs
+    peer = baselines.keras_mlp(64, DIGITS, steps_per_execution=32)
+    theirs = timed(lambda: peer.fit(x, y, batch_size=32, epochs=epochs, verbose=0), epochs * steps(x, 32))
+    return fit_side(baselines.MLP(DIGITS), x, y, 32, epochs), theirs
+
+
+def digits_evaluate(sizes: Sizes, *, keras_steps: int) -> tuple[Side, Side]:
+    x, y = digits(sizes)
+    model, peer = compiled(baselines.MLP(DIGITS)), baselines.keras_mlp(64, DIGITS, steps_per_execution=keras_steps)
+    return (
+        repeated(lambda: model.evaluate(x, y, verbose=0), sizes, steps(x, 32)),
+        repeated(lambda: peer.evaluate(x, y, verbose=0), sizes, steps(x, 32)),
+    )
+
+
+def digits_predict(sizes: Sizes, *, keras_steps: int) -> tuple[Side, Side]:
+    x, _ = digits(sizes)
+    model, peer = compiled(baselines.MLP(DIGITS)), baselines.keras_mlp(64, DIGITS, steps_per_execution=keras_steps)
+    return (
+        repeated(lambda: model.predict(x, verbose=0), sizes, steps(x, 32)),
+        repeated(lambda: peer.predict(x, verbose=0), sizes, steps(x, 32)),
+    )
+
+
+def repeated(work: Callable[[], Any], sizes: Sizes, units: int) -> Side:
+    """A side of several calls, for work that is short."""
+    calls = range(sizes.evaluate_calls)
+    return timed(lambda: [work() for _ in calls], units * len(calls))
+
+
+def mnist_resident(sizes: Sizes) -> tuple[Side, Side]:
+    module, (x, y), epochs = baselines.MLP(MNIST), noise(sizes.mnist_rows, 784), sizes.mnist_epochs
+    return fit_side(module, x, y, 128, epochs, cache=True), resident_side(module, x, y, 128, epochs)
+
+
+def mnist_streamed(sizes: Sizes) -> tuple[Side, Side]:
+    module, (x, y), epochs = baselines.MLP(MNIST), noise(sizes.mnist_rows, 784), sizes.mnist_epochs
+    theirs = baselines.streamed_fit(module, x, y, 128, fused=32)
+    return fit_side(module, x, y, 128, epochs, cache=False), hand_side(theirs, x, 128, epochs)
+
+
+def cnn_fit(sizes: Sizes, *, steps_per_execution: int | str) -> tuple[Side, Side]:
+    module, (x, y) = baselines.CNN(sizes.cnn_width), noise(sizes.cnn_rows, 28, 28, 1)
+    ours = fit_side(module, x, y, 64, 1, steps_per_execution=steps_per_execution)
+    return ours, hand_side(baselines.loop_fit(module, x, y, 64), x, 64, 1)
+
+
+def devices_fit(sizes: Sizes) -> tuple[Side, Side]:
+    module, (x, y) = baselines.MLP(MNIST), noise(sizes.devices_rows, 784)
+    return fit_side(module, x, y, 128, 1), hand_side(baselines.sharded_fit(module, x, y, 128), x, 128, 1)
+
+
+def compile_time(_: Sizes) -> tuple[Side, Side]:
+    """What a first `fit` takes longer than a second: tracing, lowering and compiling the step.
+
+    Both train the same 256 steps, K at a time, on a built model, with JAX's caches emptied before.
+    """
+    x, y = noise(256 * 32, 64)
+
+    def side(k: int) -> float:
+        jax.clear_caches()
+        model = compiled(baselines.MLP(DIGITS), steps_per_execution=k)
+        model.build(x[:32])
+        fit = timed(lambda: model.fit(x, y, batch_size=32, verbose=0))
+        return fit() - fit()
+
+    return functools.partial(side, 256), functools.partial(side, 1)
+
+
+# In processes of their own -----------------------------------------------------------------------
+
+
+def in_fresh_process(code: str) -> Side:
+    """A side that is the number printed by a new Python process."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
+
+    def side() -> float:
+        command = [sys.executable, "-c", code]
+        here = Path(__file__).parent
+        done = subprocess.run(command, env=environment, cwd=here, check=True, stdout=subprocess.PIPE, text=True)
+        return float(done.stdout.split()[-1])
+
+    return side
+
+
+def import_time(_: Sizes) -> tuple[Side, Side]:
+    code = "import time; t = time.perf_counter(); import {}; print(time.perf_counter() - t)"
+    return in_fresh_process(code.format("kdist")), in_fresh_process(code.format("jax, flax, optax"))
+
+
+def first_step(_: Sizes) -> tuple[Side, Side]:
+    code = "import bench; print(bench.{}())"
+    return in_fresh_process(code.format(kdist_first_step.__name__)), in_fresh_process(
+        code.format(hand_first_step.__name__)
+    )
+
+
+class _AfterFirstStep(kdist.callbacks.Callback):
+    seconds = 0.0
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+        self.seconds = self.seconds or time.perf_counter()
+        self.model.stop_training = True
+
+
+def kdist_first_step() -> float:
+    """Seconds from `fit` on a fresh model to the results of its first step, in this process."""
+    (x, y), clock = digits(FULL), _AfterFirstStep()
+    model = compiled(baselines.MLP(DIGITS))
+    jax.devices()
+    began = time.perf_counter()
+    model.fit(x, y, verbose=0, callbacks=clock)
+    return clock.seconds - began
+
+
+def hand_first_step() -> float:
+    """The same by hand."""
+    x, y = digits(FULL)
+    jax.devices()
+    return timed(lambda: baselines.first_step(baselines.MLP(DIGITS), x, y, 32))()
+
+
+# The table ---------------------------------------------------------------------------------------
+
+_DIGITS = "digits MLP 64-32-10, batch 32"
+_MNIST = "MLP 784-128-10, batch 128"
+_CNN = "CNN 28x28, batch 64"
+
+ROWS = [
+    Row(
+        "digits-fit",
+        f"{_DIGITS}: fit, verbose=0",
+        "whole-epoch scan",
+        functools.partial(digits_fit, verbose=0),
+        at_most=1.5,
+    ),
+    Row(
+        "digits-lines",
+        f"{_DIGITS}: fit, printing lines",
+        "whole-epoch scan",
+        functools.partial(digits_fit, verbose="auto"),
+        at_most=1.5,
+    ),
+    Row("digits-keras", f"{_DIGITS}: fit", "Keras, steps_per_execution=32", digits_fit_keras, at_least=5),
+    *(
+        Row(
+            f"digits-{name}-{k}",
+            f"{_DIGITS}: {name}",
+            f"Keras, steps_per_execution={k}",
+            functools.partial(sides, keras_steps=k),
+            at_least=3,
+            unit="batch",
+        )
+        for name, sides in (("evaluate", digits_evaluate), ("predict", digits_predict))
+        for k in (1, 32)
+    ),
+    Row("mnist-resident", f"{_MNIST}: cache=True", "whole-epoch scan", mnist_resident, at_most=1.1),
+    Row("mnist-streamed", f"{_MNIST}: cache=False", "scan of 32 streamed steps", mnist_streamed, at_most=1.1),
+    Row(
+        "cnn-auto",
+        f"{_CNN}: fit",
+        "loop of jitted steps",
+        functools.partial(cnn_fit, steps_per_execution="auto"),
+        at_most=1.05,
+    ),
+    Row(
+        "cnn-16",
+        f"{_CNN}: steps_per_execution=16",
+        "loop of jitted steps",
+        functools.partial(cnn_fit, steps_per_execution=16),
+        at_most=1.05,
+    ),
+    Row("devices-8", f"{_MNIST}, 8 devices: fit", "scan inside shard_map", devices_fit, at_most=1.1, devices=8),
+    Row(
+        "compile",
+        "compile time, steps_per_execution=256",
+        "steps_per_execution=1",
+        compile_time,
+        at_most=1.2,
+        unit="call",
+    ),
+    Row(
+        "first-step",
+        "fit of a fresh model to its first step",
+        "init + jit of a step",
+        first_step,
+        at_most=1.3,
+        unit="call",
+    ),
+    Row("import", "import kdist", "import jax, flax, optax", import_time, at_most=1.2, unit="call"),
+]
+
+
+def measure(row: Row, sizes: Sizes, rounds: int) -> Result:
+    """Both sides, warmed up and then in turn."""
+    if row.devices not in (1, jax.device_count()):
+        return measure_apart(row, sizes, rounds)
+    try:
+        ours, theirs = row.sides(sizes)
+    except ImportError as error:
+        return Result(row.name, [], [], f"{error}: pip install -e '.[bench]'")
+    result = Result(row.name, [], [])
+    ours(), theirs()
+    for i in range(rounds):
+        turns = [(ours, result.ours), (theirs, result.theirs)]
+        for side, seconds in turns if i % 2 == 0 else reversed(turns):
+            seconds.append(side())
+    return result
+
+
+def measure_apart(row: Row, sizes: Sizes, rounds: int) -> Result:
+    """The row in a process that has as many simulated devices as it wants."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={row.devices}"
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory, "results.json")
+        command = [sys.executable, __file__, "--rows", row.name, "--rounds", str(rounds), "--json", str(path)]
+        command += ["--quick"] if sizes is QUICK else []
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
+        (found,) = json.loads(path.read_text())["rows"]
+    return Result(row.name, found["ours"], found["theirs"], found["missing"])
+
+
+def machine() -> str:
+    """Processor, cores and versions."""
+    model = platform.processor() or platform.machine()
+    with contextlib.suppress(OSError):
+        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+        model = names[0].partition(":")[2].strip() if names else model
+    packages = []
+    for name in ("jax", "jaxlib", "flax", "optax", "numpy", "keras"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            packages.append(f"{name} {importlib.metadata.version(name)}")
+    python = f"Python {platform.python_version()}"
+    return ", ".join([f"{model}, {os.cpu_count()} cores", jax.default_backend(), python, *packages])
+
+
+def line(row: Row, result: Result) -> str:
+    """A row as Markdown."""
+    limit = f"<= {row.at_most:g}" if row.at_most else f">= {row.at_least:g}"
+    if result.missing:
+        return f"| {row.what} | {row.against} | | | | | {limit} | not measured: {result.missing} |"
+    ours, theirs = (f"{duration(statistics.median(s))}" for s in (result.ours, result.theirs))
+    every = ratios(row, result)
+    spread = f"{min(every):.2f} .. {max(every):.2f}"
+    verdict = "yes" if met(row, result) else "NO"
+    return (
+        f"| {row.what} | {row.against} | {ours} / {row.unit} | {theirs} / {row.unit} | "
+        f"**{statistics.median(every):.2f}** | {spread} | {limit} | {verdict} |"
+    )
+
+
+HEADER = (
+    "| kdist | against | kdist takes | the other takes | ratio | lowest .. highest | limit | met |\n"
+    "|---|---|---|---|---|---|---|---|"
+)
+
+
+def duration(seconds: float) -> str:
+    """Seconds, in the unit that suits them."""
+    for scale, name in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= scale:
+            return f"{seconds / scale:.3g} {name}"
+    return f"{seconds / 1e-6:.3g} us"
+
+
+def chosen(prefixes: list[str] | None) -> Iterator[Row]:
+    """The rows whose names start with one of these; all of them for None."""
+    for row in ROWS:
+        if prefixes is None or row.name.startswith(tuple(prefixes)):
+            yield row
+
+
+def main() -> None:
+    """Measures and prints."""
+    names = ", ".join(row.name for row in ROWS)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=f"rows: {names}", formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rows", nargs="+", metavar="NAME", help="only rows whose names start so")
+    parser.add_argument("--rounds", type=int, help=f"how often each side is measured; {FULL.rounds} by default")
+    parser.add_argument("--quick", action="store_true", help="small sizes and one round: does it run?")
+    parser.add_argument("--json", type=Path, metavar="PATH", help="write every measurement here")
+    options = parser.parse_args()
+    sizes = QUICK if options.quick else FULL
+    rows = list(chosen(options.rows))
+    if not rows:
+        parser.error(f"--rows: no row starts with {options.rows}. There are: {names}")
+    rounds = sizes.rounds if options.rounds is None else options.rounds
+    if rounds < 1:
+        parser.error(f"--rounds must be 1 or more. Received: {rounds}")
+
+    print(f"{machine()}\n\n{HEADER}", flush=True)
+    results = []
+    for row in rows:
+        results.append(measure(row, sizes, rounds))
+        print(line(row, results[-1]), flush=True)
+    if options.json:
+        found = {"machine": machine(), "rows": [dataclasses.asdict(result) for result in results]}
+        options.json.write_text(json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main()
