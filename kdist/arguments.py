@@ -11,7 +11,7 @@ import numpy as np
 
 from kdist.data import ArrayLoader, Loader, from_arrays
 from kdist.data.arrays import DEFAULT_BATCH_SIZE, as_arrays, check_batch_size, check_lengths
-from kdist.errors import CheckpointMismatchError, ConfigError, DataError
+from kdist.errors import CheckpointMismatchError, ConfigError, DataError, said_of
 from kdist.typing import Batch, PyTree
 
 
@@ -82,7 +82,8 @@ def _validation(data: Any, arguments: dict[str, Any]) -> Loader:
             "validation_data must be (x, y), (x, y, sample_weight) or a loader. Received: "
             + (f"{len(data)} entries." if isinstance(data, (tuple, list)) else f"a {type(data).__name__}.")
         )
-    return from_arrays(*data, **arguments)
+    with said_of("validation_data"):
+        return from_arrays(*data, **arguments)
 
 
 def _split(loader: ArrayLoader, fraction: float, evaluation: dict[str, Any]) -> tuple[Loader, Loader]:
@@ -126,9 +127,8 @@ def check_validation_freq(value: Any) -> None:
     Raises:
         ConfigError: It is not.
     """
-    if isinstance(value, list):
-        return
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    entries = value if isinstance(value, list) else [value]
+    if not all(isinstance(n, (int, np.integer)) and not isinstance(n, bool) and n >= 1 for n in entries):
         raise ConfigError(
             f"validation_freq must be an integer of 1 or more, or a list of epochs counted from 1. Received: {value!r}."
         )
@@ -178,13 +178,25 @@ def example_inputs(x: Any) -> PyTree:
     Raises:
         DataError: `x` is neither.
     """
+    if isinstance(x, jax.ShapeDtypeStruct):
+        return np.zeros(x.shape, x.dtype)
     if _is_shape(x):
+        if any(d is not None and d < 1 for d in x):
+            raise DataError(f"Expected a shape such as (None, 28, 28, 1), without dimensions below 1. Received: {x!r}.")
         return np.zeros([1 if d is None else d for d in x], np.float32)
-    if isinstance(x, (list, tuple)) and x and all(_is_shape(part) for part in x):
+    if isinstance(x, (list, tuple)) and x and all(map(_is_example, x)):
         return type(x)(example_inputs(part) for part in x)
-    if isinstance(x, Mapping) and x and all(_is_shape(part) for part in x.values()):
+    if isinstance(x, Mapping) and x and all(map(_is_example, x.values())):
         return {name: example_inputs(part) for name, part in x.items()}
-    return as_arrays(x, "x")
+    if not jax.tree.leaves(x):
+        raise DataError(f"Expected a batch of inputs or their shapes, such as (None, 28, 28, 1). Received: {x!r}.")
+    inputs = as_arrays(x, "x")
+    check_lengths({"x": inputs})
+    return inputs
+
+
+def _is_example(x: Any) -> bool:
+    return isinstance(x, jax.ShapeDtypeStruct) or _is_shape(x)
 
 
 def _is_shape(x: Any) -> bool:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import jax
 import optax
 
 from kdist.distribution import DataParallel
-from kdist.errors import DataError, NotCompiledError
+from kdist.errors import DataError, KDistError, NotCompiledError
 from kdist.execution import Execution, loops_are_slow
 from kdist.modules import ModuleAdapter, Variables
 from kdist.objective import Objective, Outputs, Plan
@@ -25,18 +26,18 @@ class Binding:
     """What is made for batches of one structure and shape.
 
     Attributes:
-        outputs: The model's outputs.
         step: The step, with its objective.
         execution: The programs.
         output_bytes: Bytes of a row's outputs.
+        has_state: Whether the model has state besides parameters, such as batch statistics.
         pace: How many steps "auto" fuses, by kind, once known.
         timed: How many executions were timed to find out, by kind.
     """
 
-    outputs: Outputs
     step: Step
     execution: Execution
     output_bytes: int
+    has_state: bool
     pace: dict[str, int] = dataclasses.field(default_factory=dict)
     timed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
 
@@ -89,7 +90,8 @@ def bind(
         return adapter.apply(cast, precision.cast(x), train=False, key=jax.random.key(0))[0]
 
     abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (variables, batch.x))
-    jaxpr, out = jax.make_jaxpr(forward, return_shape=True)(*abstract)
+    with misfit_as_data_error(batch.x):
+        jaxpr, out = jax.make_jaxpr(forward, return_shape=True)(*abstract)
     rows = jax.tree.leaves(batch.x)[0].shape[0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(out):
         if not leaf.shape or leaf.shape[0] != rows:
@@ -97,11 +99,10 @@ def bind(
                 f"Output{jax.tree_util.keystr(path)} of the model has shape {leaf.shape} for {rows} rows of input. "
                 "Outputs must have the rows first."
             )
-    outputs = Outputs(out, adapter.output_names)
     slow = loops_are_slow(jaxpr, distribution.platform)
     step = Step(
         adapter=adapter,
-        objective=None if batch.y is None else plan.bind(outputs, batch.y),
+        objective=None if batch.y is None else plan.bind(Outputs(out, adapter.output_names), batch.y, batch.weight),
         tx=tx,
         distribution=None if eagerly else distribution,
         precision=precision,
@@ -117,4 +118,25 @@ def bind(
         eagerly=eagerly,
     )
     row_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(out)) // rows
-    return Binding(outputs, step, execution, max(1, row_bytes))
+    return Binding(step, execution, max(1, row_bytes), has_state=bool(jax.tree.leaves(variables.model_state)))
+
+
+@contextlib.contextmanager
+def misfit_as_data_error(x: PyTree) -> Iterator[None]:
+    """Says of an error that a module raises for inputs what the inputs were.
+
+    Raises:
+        DataError: The module raised an error of Flax's, a TypeError or a ValueError.
+    """
+    from flax.errors import FlaxError
+
+    try:
+        yield
+    except KDistError:
+        raise
+    except (FlaxError, TypeError, ValueError, DeprecationWarning) as error:
+        found = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", x)
+        raise DataError(
+            f"The model cannot be applied to inputs x of {found}: {error} Check the shape of x against the model's "
+            "layers, and its structure against the parameters of its call."
+        ) from error

@@ -153,7 +153,8 @@ def load(source: str) -> Config:
         if not path.is_file():
             raise ConfigError(f"There is no config file {source}: looked in {Path.cwd()}.")
         sys.path.insert(0, str(path.parent.absolute()))  # as `python configs/digits.py` would
-        spec = importlib.util.spec_from_file_location(path.stem, path)
+        # Registered for the types of its dataclass to be found, under a name that hides no other module.
+        spec = importlib.util.spec_from_file_location(f"kdist_config_{path.stem}", path)
         assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[spec.name] = module

@@ -6,8 +6,9 @@ A message says what was received, what was expected and what to do.  User mistak
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 class KDistError(Exception):
@@ -48,6 +49,15 @@ class DistributionError(KDistError, RuntimeError):
 
 class HangError(KDistError, RuntimeError):
     """Nothing has progressed for longer than the limit."""
+
+
+@contextlib.contextmanager
+def said_of(name: str) -> Iterator[None]:
+    """Names, in front of the message of a DataError, the argument that it is about."""
+    try:
+        yield
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from error
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> ConfigError:

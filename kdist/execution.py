@@ -87,17 +87,17 @@ class Execution:
             "predict", lambda state, batch: (None, predict(state, batch)), _stacked, out_shardings=(None, whole)
         )
 
-    def train(self, state: TrainState, feed: Feed, start: int, steps: int) -> tuple[TrainState, list[Sums]]:
+    def train(self, state: TrainState, feed: Feed, start: int, steps: int) -> Iterator[tuple[TrainState, Sums]]:
         """Runs `steps` optimizer steps on batches ``start ..`` of a feed; `state` is used up.
 
-        Returns:
-            The state after them, and sums to be added up.
+        Yields:
+            The state after each program, one or `steps` of them, and sums to be added up.
         """
         return self._run(self._train, state, feed, start, steps)
 
     def test(self, state: TrainState, feed: Feed, start: int, steps: int) -> list[Sums]:
         """Evaluates `steps` batches; returns sums to be added up."""
-        return self._run(self._test, state, feed, start, steps)[1]
+        return [sums for _, sums in self._run(self._test, state, feed, start, steps)]
 
     def predict(self, state: TrainState, feed: Feed, start: int, steps: int, room: int) -> list[PyTree]:
         """The outputs of `steps` batches, in parts with leaves ``[batches, W, ...]``.
@@ -109,7 +109,8 @@ class Execution:
             steps: How many.
             room: The most that `steps` will be, which fixes the shape: batches beyond `steps` are empty.
         """
-        return self._run(self._predict, state, feed, start, steps, room)[1]
+        parts = [outputs for _, outputs in self._run(self._predict, state, feed, start, steps, room)]
+        return [jax.tree.map(lambda a: a[None], part) for part in parts] if self._chain else parts
 
     def _program(
         self, kind: str, step: Callable[..., Any], keep: Callable[..., Any], **jit_arguments: Any
@@ -153,18 +154,18 @@ class Execution:
 
     def _run(
         self, program: Callable[..., Any], state: TrainState, feed: Feed, start: int, steps: int, room: int = 0
-    ) -> tuple[TrainState, list[PyTree]]:
+    ) -> Iterator[tuple[TrainState, PyTree]]:
         if not self._chain:
-            after, results = program(state, feed, np.int32(start), np.int32(steps), room)
-            return after, [results]
-        parts: list[PyTree] = []
+            yield program(state, feed, np.int32(start), np.int32(steps), room)
+            return
+        under_way: collections.deque[PyTree] = collections.deque()
         for i in range(start, start + steps):
             after, result = program(state, feed, np.int32(i))
             state = state if after is None else after
-            parts.append(result if program is not self._predict else jax.tree.map(lambda a: a[None], result))
-            if self._distribution.num_devices > 1 and len(parts) > IN_FLIGHT:
-                jax.block_until_ready(parts[-IN_FLIGHT])
-        return state, parts
+            yield state, result
+            under_way.append(result)
+            if self._distribution.num_devices > 1 and len(under_way) > IN_FLIGHT:
+                jax.block_until_ready(under_way.popleft())
 
 
 def _added_up(results: Sums | None, result: Sums, i: jax.Array | int) -> Sums:

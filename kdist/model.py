@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from kdist import arguments
+from kdist.binding import misfit_as_data_error
 from kdist.callbacks import Callback, CallbackList, History
 from kdist.data import Loader
 from kdist.distribution import DataParallel
@@ -48,10 +49,8 @@ class Model:
     """
 
     def __init__(self, module: Any, *, seed: int = 0, name: str | None = None) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-            raise ConfigError(f"seed must be an integer. Received: {seed!r}.")
-        self.seed = int(seed)
-        self.name = name or type(module).__name__.lower()
+        self.seed = arguments.check_count("seed", seed)
+        self.name = name or ("model" if isinstance(module, tuple) else type(module).__name__.lower())
         self.history: History | None = None
         self._set_module(module)
 
@@ -128,25 +127,26 @@ class Model:
         )
         if jit_compile is True and run_eagerly:
             warnings.warn("run_eagerly=True: nothing is compiled, jit_compile=True has no effect.", stacklevel=2)
-        before, self._trainer, self._compiled = self._trainer.state, trainer, True
-        if before is not None:
-            self._adopt(before)
+        if self._trainer.state is not None:
+            self._adopt(self._trainer.state, trainer)
+        self._trainer, self._compiled = trainer, True
 
-    def _adopt(self, state: TrainState) -> None:
-        """Takes over the variables of another trainer's state, on the devices of this one."""
-        place = self._trainer.distribution.replicated
+    @staticmethod
+    def _adopt(state: TrainState, trainer: Trainer) -> None:
+        """Gives a trainer the variables of another one's state, on its own devices."""
+        place = trainer.distribution.replicated
         params, model_state, key, step = (
             jax.device_put(tree, place) for tree in (state.params, state.model_state, state.key, state.step)
         )
-        opt_state = self._trainer.init_opt_state(params)
-        self._trainer.state = TrainState(jax.numpy.zeros_like(step), params, model_state, opt_state, key)
+        opt_state = trainer.init_opt_state(params)
+        trainer.state = TrainState(jax.numpy.zeros_like(step), params, model_state, opt_state, key)
 
     def build(self, x: Any) -> None:
         """Initialises the variables, unless they are already.
 
         Args:
-            x: A batch of inputs, or their shapes with the rows first: ``(None, 28, 28, 1)``, or a list or
-                dict of shapes.
+            x: A batch of inputs, or their shapes with the rows first: ``(None, 28, 28, 1)``, a
+                `jax.ShapeDtypeStruct` (for integer inputs), or a list or dict of them.
 
         Raises:
             DataError: It is neither.
@@ -155,6 +155,8 @@ class Model:
 
     def _build(self, batch: Batch) -> None:
         if self._trainer.state is None:
+            if any(isinstance(a, jax.core.Tracer) for a in jax.tree.leaves(batch.x)):
+                raise NotCompiledError("The model has no variables yet: call build(x) before tracing it.")
             self._trainer.state = self._trainer.init(batch)
         if self._example is None:
             x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), batch.x)
@@ -390,7 +392,8 @@ class Model:
         cast = self._trainer.precision.cast
         key = jax.random.fold_in(state.key, state.step)
         variables = Variables(cast(state.params), state.model_state)
-        return self.adapter.apply(variables, cast(x), train=bool(training), key=key)[0]
+        with misfit_as_data_error(x):
+            return self.adapter.apply(variables, cast(x), train=bool(training), key=key)[0]
 
     # Variables ----------------------------------------------------------------------------------
 
@@ -436,8 +439,11 @@ class Model:
             CheckpointMismatchError: Number, shapes or dtypes differ.
         """
         mine, structure = jax.tree.flatten((self._state.params, self._state.model_state))
-        if len(weights) != len(mine):
-            raise CheckpointMismatchError(f"The model has {len(mine)} weights. Received a list of {len(weights)}.")
+        if not isinstance(weights, (list, tuple)) or len(weights) != len(mine):
+            received = (
+                f"a list of {len(weights)}" if isinstance(weights, (list, tuple)) else f"a {type(weights).__name__}"
+            )
+            raise CheckpointMismatchError(f"Expected a list of the model's {len(mine)} weights. Received: {received}.")
         params, model_state = jax.tree.unflatten(structure, list(weights))
         self.variables = {"params": params, **model_state}
 

@@ -38,21 +38,22 @@ class Outputs:
     """
 
     def __init__(self, example: PyTree, names: Sequence[str] | None = None) -> None:
-        self.known = names is not None or isinstance(example, Mapping)
         if isinstance(example, Mapping):
-            keys = list(example)
-            self.names = tuple(names) if names is not None and set(names) == set(keys) else tuple(keys)
-            found = len(keys)
-        elif isinstance(example, (list, tuple)):
-            found = len(example)
-            self.names = tuple(names) if names is not None else tuple(f"output_{i}" for i in range(found))
+            ours: tuple[str, ...] = tuple(example)
+            self.names = tuple(names) if names is not None and set(names) == set(ours) else ours
         else:
-            found = 1
-            self.names = tuple(names) if names is not None else ("output_0",)
-        if len(self.names) != found:
-            raise ConfigError(f"The module names {len(self.names)} outputs, {self.names}, but has {found}.")
-        self.single = not isinstance(example, (Mapping, list, tuple))
-        self.shapes = tuple(a.shape for a in self.split_predictions(example))
+            several = isinstance(example, (list, tuple))
+            ours = tuple(f"output_{i}" for i in range(len(example) if several else 1))
+            self.names = ours if names is None else tuple(names)
+        if len(self.names) != len(ours):
+            raise ConfigError(f"The module names {len(self.names)} outputs, {self.names}, but has {len(ours)}.")
+        predictions = self.split_predictions(example)
+        if not all(hasattr(a, "shape") for a in predictions):
+            raise ConfigError(
+                "The model's outputs are nested. For losses and metrics return an array, or one list, tuple or dict "
+                "of arrays."
+            )
+        self.shapes = tuple(a.shape for a in predictions)
 
     def split_predictions(self, y_pred: PyTree) -> list[Any]:
         """The model's outputs as a list in the order of `names`."""
@@ -132,6 +133,8 @@ class Plan:
         for name, value in (("metrics", metrics_), ("weighted_metrics", weighted_metrics)):
             if value is not None and not isinstance(value, (list, tuple, Mapping)):
                 raise ConfigError(f"{name} must be a list, a tuple or a dict. Received: {value!r}.")
+            if isinstance(value, (list, tuple)) and list(value) == [None]:
+                raise ConfigError(f"Expected a metric in {name}. Received: None. Leave it out.")
         return cls(
             _map_leaves(losses.get, loss),
             loss_weights,
@@ -139,18 +142,19 @@ class Plan:
             _map_leaves(_metric, weighted_metrics or ()),
         )
 
-    def bind(self, outputs: Outputs, y: PyTree) -> Objective:
+    def bind(self, outputs: Outputs, y: PyTree, weight: PyTree = None) -> Objective:
         """The objective for a model with these outputs and targets like `y`.
 
         Args:
             outputs: The model's outputs.
-            y: Targets, arrays or `jax.ShapeDtypeStruct`, or None.
+            y: Targets, arrays or `jax.ShapeDtypeStruct`.
+            weight: Sample weights, alike, or None.
 
         Raises:
             ConfigError: Losses, weights or metrics do not map to the outputs.
-            DataError: Targets do not fit them.
+            DataError: Targets or weights do not fit them.
         """
-        return Objective(self, outputs, y)
+        return Objective(self, outputs, y, weight)
 
 
 def _check_loss_weights(value: Any) -> None:
@@ -184,7 +188,7 @@ class Objective:
         exact: Whether a loss or metric is one number a batch, so that batches cannot be padded.
     """
 
-    def __init__(self, plan: Plan, outputs: Outputs, y: PyTree) -> None:
+    def __init__(self, plan: Plan, outputs: Outputs, y: PyTree, weight: PyTree = None) -> None:
         self.outputs = outputs
         targets = outputs.split(y, "y")
         self._losses = self._bind_losses(plan, targets)
@@ -197,7 +201,7 @@ class Objective:
                 f"The name {min(repeated)!r} would be logged twice. Give the metric another name, such as "
                 f"kdist.metrics.MeanMetric(fn, name='my_{min(repeated)}')."
             )
-        self.exact = self._check_shapes(targets)
+        self.exact = self._check_shapes(targets, outputs.split(weight, "sample_weight", shared=True))
 
     @property
     def trainable(self) -> bool:
@@ -291,7 +295,7 @@ class Objective:
             if term.loss.class_axis is None or labels is None:
                 continue
             classes = self.outputs.shapes[term.output][term.loss.class_axis]
-            bad = (labels < 0) | (labels >= classes) | (labels != labels)
+            bad = ~((labels >= 0) & (labels < classes) & (labels == np.floor(labels)))
             ignored = getattr(term.loss, "ignore_class", None)
             if ignored is not None:
                 bad &= labels != ignored
@@ -339,9 +343,7 @@ class Objective:
     def _name_losses(self) -> list[str]:
         if len(self._losses) < 2:
             return []
-        if self.outputs.known:
-            return [f"{self.outputs.names[t.output]}_loss" for t in self._losses]
-        return _unique([f"{t.loss.name}_loss" for t in self._losses])
+        return [f"{self.outputs.names[t.output]}_loss" for t in self._losses]
 
     def _bind_metrics(self, plan: Plan, targets: list[Any]) -> list[_MetricTerm]:
         plain = self._metrics_by_output(plan.metrics, "metrics")
@@ -349,7 +351,7 @@ class Objective:
         several = len(self.outputs.names) > 1
         terms: list[_MetricTerm] = []
         for i, output in enumerate(self.outputs.names):
-            prefix = f"{output}_" if several and self.outputs.known else ""
+            prefix = f"{output}_" if several else ""
             taken = {t.log_name for t in terms}
             for metric, is_weighted in [(m, False) for m in plain[i]] + [(m, True) for m in weighted[i]]:
                 if targets[i] is None:
@@ -389,37 +391,46 @@ class Objective:
     def _warn_of_accuracy_trap(self, name: str, i: int, true_shape: tuple[int, ...]) -> None:
         shape = self.outputs.shapes[i]
         binary = any(t.output == i and isinstance(t.loss, losses.BinaryCrossentropy) for t in self._losses)
-        if name.lower() in ("accuracy", "acc") and binary and shape[-1] > 1 and true_shape == shape:
+        several = len(shape) > 1 and shape[-1] > 1
+        if name.lower() in ("accuracy", "acc") and binary and several and true_shape == shape:
             warnings.warn(
                 f"metrics=[{name!r}] compares the largest of {shape[-1]} outputs with the largest target, but the loss "
                 "is a binary cross-entropy. For several labels a row use 'binary_accuracy'.",
                 stacklevel=2,
             )
 
-    def _check_shapes(self, targets: list[Any]) -> bool:
+    def _check_shapes(self, targets: list[Any], weights: list[Any]) -> bool:
         """Traces every loss and metric on shapes alone; whether one of them is a number a batch."""
-        checks: list[tuple[int, str, Any]] = [
-            *((t.output, f"loss {t.loss.name!r}", t.loss.values) for t in self._losses),
-            *(
-                (t.output, f"metric {t.metric.name!r}", getattr(t.metric, "values", t.metric.sums))
-                for t in self._metrics
-            ),
-        ]
         exact = False
-        for output, what, fn in checks:
-            true = jax.ShapeDtypeStruct(targets[output].shape, targets[output].dtype)
-            pred = jax.ShapeDtypeStruct(self.outputs.shapes[output], jnp.float32)
-            where = f"Output {self.outputs.names[output]!r}, {what}: "
+        checks: list[tuple[int, str, Any]] = [
+            *((t.output, f"loss {t.loss.name!r}", t.loss) for t in self._losses),
+            *((t.output, f"metric {t.metric.name!r}", t.metric) for t in self._metrics),
+        ]
+        for i, what, thing in checks:
+            shapes = [self.outputs.shapes[i], targets[i].shape] + ([] if weights[i] is None else [weights[i].shape])
+            rows = 7 + max(n for shape in shapes for n in (0, *shape[1:]))  # like no other dimension
+            pred, true, *weight = (
+                jax.ShapeDtypeStruct((rows, *shape[1:]), dtype)
+                for shape, dtype in zip(shapes, (jnp.float32, targets[i].dtype, jnp.float32), strict=False)
+            )
+            where = f"Output {self.outputs.names[i]!r}, {what}: "
             try:
-                values = jax.eval_shape(fn, true, pred)
+                if hasattr(thing, "values"):
+                    values = jax.eval_shape(thing.values, true, pred)
+                    exact |= values.ndim == 0
+                    if values.ndim and values.shape[0] != rows:
+                        raise DataError(
+                            f"it returns values of shape {values.shape[1:]} without the rows. Return one value a row "
+                            "(a mean over every dimension but the first), or one number."
+                        )
+                jax.eval_shape(thing.sums, true, pred, *weight)
             except DataError as error:
-                raise DataError(where + str(error)) from None
+                raise DataError(where + str(error).replace(f"({rows},", "(rows,")) from None
             except (TypeError, ValueError) as error:
                 raise DataError(
-                    f"{where}it cannot be computed for targets of shape {true.shape} {true.dtype} and predictions of "
-                    f"shape {pred.shape}: {error}"
+                    f"{where}it cannot be computed for targets of shape {true.shape[1:]} {true.dtype} and predictions "
+                    f"of shape {pred.shape[1:]} (without the rows): {error}"
                 ) from error
-            exact |= isinstance(values, jax.ShapeDtypeStruct) and values.ndim == 0
         for term in self._losses:
             true_shape, pred_shape = targets[term.output].shape, self.outputs.shapes[term.output]
             if term.loss.class_axis is None and len(true_shape) == len(pred_shape) and true_shape != pred_shape:
@@ -439,14 +450,3 @@ def _leaves(tree: Any) -> list[Any]:
 
 def _flatten(tree: Any) -> list[Any]:
     return [leaf for leaf in _leaves(tree) if leaf is not None]
-
-
-def _unique(names: Sequence[str]) -> list[str]:
-    out: list[str] = []
-    for name in names:
-        n, candidate = 0, name
-        while candidate in out:
-            n += 1
-            candidate = f"{name}_{n}"
-        out.append(candidate)
-    return out

@@ -28,6 +28,15 @@ Schedule = Callable[[Any], Any]
 LearningRate = float | int | Schedule
 
 
+_NOT_YET = {
+    "use_ema": False,
+    "ema_momentum": 0.99,
+    "ema_overwrite_frequency": None,
+    "loss_scale_factor": None,
+}
+"""Arguments of Keras's optimizers that this version accepts at their defaults only."""
+
+
 class OptStateHolder(Protocol):
     """Where a live optimizer finds the state that its learning rate is in."""
 
@@ -66,8 +75,14 @@ class Optimizer:
         weight_decay: float | None = None,
         gradient_accumulation_steps: int | None = None,
         name: str | None = None,
+        **others: Any,
     ) -> None:
         self.name = name or type(self).__name__.lower()
+        for argument, value in others.items():
+            if argument not in _NOT_YET:
+                raise unknown_name(f"argument of {type(self).__name__}", argument, _arguments(type(self)))
+            if value != _NOT_YET[argument]:
+                raise ConfigError(f"{argument}={value!r} is not supported yet: leave it at {_NOT_YET[argument]!r}.")
         if not callable(learning_rate) and (
             isinstance(learning_rate, bool) or not isinstance(learning_rate, (int, float))
         ):
@@ -106,11 +121,16 @@ class Optimizer:
 
             self._schedule = of_batches
         self._holder: OptStateHolder | None = None
-        self.tx: optax.GradientTransformation = optax.inject_hyperparams(transformation)(
-            learning_rate=self._schedule or self._learning_rate
-        )
+        tx = optax.inject_hyperparams(transformation)(learning_rate=self._schedule or self._learning_rate)
         if accumulate is not None:
-            self.tx = optax.MultiSteps(self.tx, accumulate).gradient_transformation()
+            tx = optax.MultiSteps(tx, accumulate).gradient_transformation()
+
+        def init(params: PyTree) -> PyTree:
+            """A state that starts with the rate as it was set last."""
+            state = tx.init(params)
+            return state if callable(self._learning_rate) else _with_rate(state, self._learning_rate)
+
+        self.tx: optax.GradientTransformation = optax.GradientTransformation(init, tx.update)
 
     def attach(self, holder: OptStateHolder) -> None:
         """Makes `learning_rate` that of a run: read from, and written to, the holder's state."""
@@ -138,11 +158,9 @@ class Optimizer:
             )
         if self._injected() is None:
             self._given_rate()
-            self._learning_rate = float(value)
-            self.tx = _with_initial_rate(self.tx, self._learning_rate)
-            return
-        assert self._holder is not None
-        self._holder.write_opt_state(_with_rate(self._holder.read_opt_state(), value))
+        elif self._holder is not None:
+            self._holder.write_opt_state(_with_rate(self._holder.read_opt_state(), value))
+        self._learning_rate = float(value)
 
     def _given_rate(self) -> Any:
         return self._learning_rate
@@ -192,11 +210,6 @@ def _with_rate(state: PyTree, rate: float) -> PyTree:
 def _shortest(rate: jax.Array) -> float:
     """The float32 as the shortest decimal that means it: 0.001, not 0.0010000000474974513."""
     return float(str(np.float32(rate)))
-
-
-def _with_initial_rate(tx: optax.GradientTransformation, rate: float) -> optax.GradientTransformation:
-    """`tx`, whose state starts with another learning rate."""
-    return optax.GradientTransformation(lambda params: _with_rate(tx.init(params), rate), tx.update)
 
 
 def _clip_each_by_norm(limit: float) -> optax.GradientTransformation:
@@ -393,6 +406,11 @@ class ScheduleFreeAdamW(Optimizer):
         super().__init__(make, learning_rate, **common)
 
 
+def _arguments(cls: type[Optimizer]) -> list[str]:
+    names = [*inspect.signature(cls).parameters, *inspect.signature(Optimizer).parameters]
+    return [name for name in names if name not in ("make", "common", "others")]
+
+
 _BY_NAME: dict[str, type[Optimizer]] = {}
 
 
@@ -437,11 +455,6 @@ def get(identifier: Any, **arguments: Any) -> Optimizer:
         if identifier.lower() not in _BY_NAME:
             raise unknown_name("optimizer", identifier, names())
         cls = _BY_NAME[identifier.lower()]
-        known = [*inspect.signature(cls).parameters, *inspect.signature(Optimizer).parameters]
-        for argument in arguments:
-            if argument not in known:
-                allowed = [k for k in known if k not in ("common", "make")]
-                raise unknown_name(f"argument of optimizer {identifier!r}", argument, allowed)
         return cls(**arguments)
     if arguments:
         raise ConfigError(f"Arguments {sorted(arguments)} go with an optimizer's name. Received: {identifier!r}.")

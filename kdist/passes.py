@@ -15,7 +15,7 @@ from kdist.typing import Logs, PyTree, Sums
 
 
 class Run(Protocol):
-    """What a pass reads and moves on; the Trainer is one."""
+    """What passes share with callbacks; the Trainer is one."""
 
     state: TrainState | None
     steps_per_execution: int | str
@@ -25,20 +25,22 @@ class Run(Protocol):
 
 
 class Pass:
-    """One kind of pass over the data: what runs, and what becomes of its results."""
+    """One kind of pass over the data.
+
+    Args:
+        run: Where callbacks say to stop.
+        binding: The programs.
+        state: What is evaluated or predicted with; training moves on the run's own.
+    """
 
     kind: str
     most_steps = 1 << 30
 
-    def __init__(self, run: Run, binding: Binding) -> None:
-        self._run = run
+    def __init__(self, run: Run, binding: Binding, state: TrainState) -> None:
         self.binding = binding
+        self._run = run
+        self._state = state
         self._totals: Sums | None = None
-
-    @property
-    def _state(self) -> TrainState:
-        assert self._run.state is not None
-        return self._run.state
 
     @property
     def stopped(self) -> bool:
@@ -68,7 +70,7 @@ class Pass:
 
 
 class TrainPass(Pass):
-    """Training: the state moves on."""
+    """Training: the run's state moves on."""
 
     kind = "train"
 
@@ -79,8 +81,12 @@ class TrainPass(Pass):
 
     def run(self, chunk: Chunk, start: int, steps: int) -> Any:
         """See `Pass.run`."""
-        self._run.state, sums = self.binding.execution.train(self._state, chunk.feed, start, steps)
-        return sums
+        assert self._run.state is not None
+        parts = []
+        for state, sums in self.binding.execution.train(self._run.state, chunk.feed, start, steps):
+            self._run.state = state  # at once: the one before it is gone
+            parts.append(sums)
+        return parts
 
 
 class TestPass(Pass):
@@ -103,8 +109,8 @@ class PredictPass(Pass):
 
     kind = "predict"
 
-    def __init__(self, run: Run, binding: Binding, loader: Loader, chunk_steps: int) -> None:
-        super().__init__(run, binding)
+    def __init__(self, run: Run, binding: Binding, state: TrainState, loader: Loader, chunk_steps: int) -> None:
+        super().__init__(run, binding, state)
         k = run.steps_per_execution
         wanted = k if isinstance(k, int) else max(1, CHUNK_BYTES // (binding.output_bytes * loader.batch_size))
         self.most_steps = min(wanted, chunk_steps)

@@ -7,7 +7,8 @@ from typing import Any
 
 from kdist.errors import ConfigError
 from kdist.model import Model
-from kdist.modules.stack import StackAdapter, as_layer, layer_name
+from kdist.modules import is_module
+from kdist.modules.stack import StackAdapter, layer_name
 
 
 class Sequential(Model):
@@ -31,9 +32,11 @@ class Sequential(Model):
 
     def __init__(self, layers: Sequence[Any] | None = None, *, seed: int = 0, name: str | None = None) -> None:
         self._layer_list: list[Any] = []
+        if layers is not None and not isinstance(layers, (list, tuple)):
+            raise ConfigError(f"layers must be a list of layers. Received: {layers!r}.")
         super().__init__(StackAdapter({}), seed=seed, name=name or "sequential")
-        for layer in layers or ():
-            self.add(layer)
+        if layers:
+            self._set_layers(list(layers))
 
     def add(self, layer: Any) -> None:
         """Adds a layer at the end; the model is then to be built and compiled anew.
@@ -41,7 +44,6 @@ class Sequential(Model):
         Raises:
             ConfigError: It is no layer.
         """
-        as_layer(layer)
         self._set_layers([*self._layer_list, layer])
 
     def pop(self) -> Any:
@@ -62,8 +64,8 @@ class Sequential(Model):
         return list(self._layer_list)
 
     def _set_layers(self, layers: list[Any]) -> None:
-        self._layer_list = layers
         self._set_module(StackAdapter(_named(layers)))
+        self._layer_list = layers
 
     def _build(self, batch: Any) -> None:
         if not self._layer_list:
@@ -75,13 +77,23 @@ class Sequential(Model):
 
 
 def _named(layers: Sequence[Any]) -> dict[str, Any]:
+    """The layers by name.
+
+    Raises:
+        ConfigError: Two share a name of their own, or one with variables stands in two places.
+    """
     named: dict[str, Any] = {}
-    own_names = [getattr(layer, "name", None) for layer in layers]
-    for layer, own in zip(layers, own_names, strict=True):
-        base = layer_name(layer)
+    for layer in layers:
+        own = getattr(layer, "name", None)
         if isinstance(own, str) and own and own in named:
             raise ConfigError(f"Two layers are named {own!r}. Give each layer a name of its own.")
-        name, n = base, 0
+        if is_module(layer) and any(layer is other for other in named.values()):
+            raise ConfigError(
+                f"The same {type(layer).__name__} object is in the list twice, but each place has weights of its own. "
+                "Make a layer for each place; to share weights, write a module that calls one layer twice."
+            )
+        base, n = layer_name(layer), 0
+        name = base
         while name in named:
             n += 1
             name = f"{base}_{n}"

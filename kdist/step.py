@@ -105,8 +105,9 @@ class Step:
         else:
             local, model_state = self._microbatch_loop(params, model_state, batch, key)
 
-        local, totals, shards = self._sum((local, _floats(model_state), jnp.float32(1)))
-        model_state = _with_floats(model_state, jax.tree.map(lambda a: a / shards, totals))
+        shards = 1 if self.distribution is None else self.distribution.num_devices
+        local, totals = self._sum((local, _floats(model_state)))
+        model_state = _with_floats(model_state, jax.tree.map(lambda a: (a / shards).astype(a.dtype), totals))
         grads = [
             _divide(tree, local.losses[group[0]].denominator)
             for group, tree in zip(self._objective.groups(local.losses), local.grads, strict=True)
@@ -173,7 +174,8 @@ class Step:
     def _local(self, batch: Batch, y_pred: PyTree, sums: list[LossSum], grads: list[PyTree]) -> _Local:
         rows = jnp.float32(jax.tree.leaves(batch.x)[0].shape[0]) if batch.valid is None else batch.valid.sum()
         metric_sums = self._objective.metric_sums(batch.y, y_pred, batch.weight, batch.valid)
-        return _Local(grads, sums, rows, metric_sums)
+        # Behind a barrier, since XLA would reduce a constant, such as the rows of a full batch, on its own.
+        return _Local(grads, *jax.lax.optimization_barrier((sums, rows, metric_sums)))
 
     # Over all shards ----------------------------------------------------------------------------
 
@@ -204,7 +206,8 @@ def _divide(gradients: PyTree, denominator: jax.Array | None) -> PyTree:
     """The gradients of a mean from those of a sum; where nothing counted, both are 0."""
     if denominator is None:
         return gradients
-    return jax.tree.map(lambda g: g / jnp.where(denominator == 0, 1, denominator), gradients)
+    divisor = jnp.where(denominator == 0, 1, denominator)
+    return jax.tree.map(lambda g: (g / divisor).astype(g.dtype), gradients)
 
 
 def _floats(tree: PyTree) -> PyTree:

@@ -28,15 +28,15 @@ def summary_table(name: str, layers: Sequence[Layer], state: TrainState) -> str:
     table.add_column("output shape")
     table.add_column("parameters", justify="right")
     table.add_column("bytes a device", justify="right")
-    listed = 0
+    listed: list[PyTree] = []
     for layer in layers:
         params = _subtree(state.params, layer.name)
-        listed += _count(params)
+        listed.append(params)
         title = f"{layer.name} ({layer.kind})" if layer.name else layer.kind
         table.add_row(title, _shape(layer.output), f"{_count(params):,}", f"{_bytes(params):,}")
-    other = _count(state.params) - listed
-    if other:
-        table.add_row("(of the model itself)", "", f"{other:,}", "")
+    other, other_bytes = (of(state.params) - of(listed) for of in (_count, _bytes))
+    if other > 0:
+        table.add_row("(of the model itself)", "", f"{other:,}", f"{other_bytes:,}")
 
     held = {
         "parameters": state.params,

@@ -14,11 +14,11 @@ import numpy as np
 
 from kdist import optimizers
 from kdist import precision as precisions
-from kdist.binding import Binding, bind
+from kdist.binding import Binding, bind, misfit_as_data_error
 from kdist.callbacks import CallbackList, History
 from kdist.data import Chunk, Feeder, Loader
-from kdist.distribution import DataParallel, agree
-from kdist.errors import ConfigError, DataError, NotCompiledError
+from kdist.distribution import DataParallel, agree, check_agreement
+from kdist.errors import ConfigError, DataError, NotCompiledError, said_of
 from kdist.modules import Variables, adapt
 from kdist.objective import Plan
 from kdist.passes import Pass, PredictPass, TestPass, TrainPass, alphabetical
@@ -81,6 +81,8 @@ class Trainer:
         self.adapter = adapt(module)
         self.optimizer = None if optimizer is None else optimizers.get(optimizer)
         self.plan = Plan.of(loss, loss_weights, metrics, weighted_metrics)
+        if distribution is not None and not isinstance(distribution, DataParallel):
+            raise ConfigError(f"distribution must be a kdist.DataParallel or None. Received: {distribution!r}.")
         self.distribution = distribution or DataParallel()
         if steps_per_execution != "auto":
             _check_positive("steps_per_execution", steps_per_execution, "or 'auto'")
@@ -132,7 +134,9 @@ class Trainer:
             opt_state = () if tx is None else tx.init(variables.params)
             return jax.tree.map(_own, TrainState(jnp.int32(0), *variables, opt_state, key))
 
-        return jax.jit(init, out_shardings=self.distribution.replicated)(as_batch(batch).x)
+        x = as_batch(batch).x
+        with misfit_as_data_error(x):
+            return jax.jit(init, out_shardings=self.distribution.replicated)(x)
 
     def init_opt_state(self, params: PyTree) -> PyTree:
         """The optimizer's state at its start, for these parameters."""
@@ -142,10 +146,11 @@ class Trainer:
         init = jax.jit(lambda p: jax.tree.map(_own, tx.init(p)), out_shardings=self.distribution.replicated)
         return init(params)
 
-    def bind(self, batch: Any) -> Binding:
+    def bind(self, state: TrainState, batch: Any) -> Binding:
         """Losses, metrics and programs for batches like this one, made once for each shape.
 
         Args:
+            state: A state of the model.
             batch: As in `init`; only structure, shapes and dtypes matter, and the rows may differ.
 
         Raises:
@@ -153,15 +158,14 @@ class Trainer:
             DataError: Targets do not fit the outputs.
         """
         batch = as_batch(batch)
-        leaves, structure = jax.tree.flatten((batch.x, batch.y))
+        leaves, structure = jax.tree.flatten((batch.x, batch.y, batch.weight))
         key = (structure, tuple((a.shape[1:], a.dtype) for a in leaves))
         if key not in self._bindings:
-            assert self.state is not None
             self._bindings[key] = bind(
                 self.adapter,
                 self.plan,
                 None if self.optimizer is None else self.optimizer.tx,
-                Variables(self.state.params, self.state.model_state),
+                Variables(state.params, state.model_state),
                 batch,
                 train_step=self.train_step,
                 distribution=self.distribution,
@@ -228,28 +232,35 @@ class Trainer:
         self.state = state
         self.stop_training = False
         with contextlib.ExitStack() as stack:
-            binding = self._bind_loader(loader)
+            binding = self._bind_loader(state, loader)
             if not binding.objective.trainable:
                 raise NotCompiledError("Training needs a loss. Received: loss=None.")
-            feeder = stack.enter_context(self._feeder(loader, binding, self.microbatches))
+            feeder = stack.enter_context(self._feeder(loader, binding, training=True))
             if validation is not None:
-                validation_binding = self._bind_loader(validation)
+                with said_of("validation_data"):
+                    validation_binding = self._bind_loader(state, validation)
                 validation_feeder = stack.enter_context(self._feeder(validation, validation_binding))
             callbacks = stack.enter_context(self._callbacks(callbacks, loader, epochs=epochs, add_history=True))
+            check_agreement(
+                **self._vital(loader, callbacks),
+                epochs=epochs,
+                initial_epoch=initial_epoch,
+                validation_rows=0 if validation is None else validation.num_rows,
+            )
             stack.callback(self._write_back)
 
             callbacks.on_train_begin({})
             logs: Logs = {}
             for epoch in range(initial_epoch, epochs):
                 callbacks.on_epoch_begin(epoch, {})
-                train = TrainPass(self, binding)
+                train = TrainPass(self, binding, state)
                 self._run(train, feeder.chunks(epoch, then=epoch + 1 if epoch + 1 < epochs else None), callbacks)
                 logs = train.logs()
                 if validation is not None and _due(epoch, validation_freq):
-                    results = self._test(validation_binding, validation_feeder, callbacks, again=True)
+                    results = self._test(self.state, validation_binding, validation_feeder, callbacks, again=True)
                     logs = {**logs, **{f"val_{name}": value for name, value in alphabetical(results).items()}}
                 callbacks.on_epoch_end(epoch, dict(logs))
-                if self.stop_training:
+                if agree(int(self.stop_training)):
                     break
             callbacks.on_train_end(logs)
             return self.state, callbacks.history or History()
@@ -265,10 +276,10 @@ class Trainer:
         Returns:
             Values by log name, in the canonical order.
         """
-        self.state = state
-        binding = self._bind_loader(loader)
+        binding = self._bind_loader(state, loader)
         with self._feeder(loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
-            return self._test(binding, feeder, callbacks, again=False)
+            check_agreement(**self._vital(loader, callbacks))
+            return self._test(state, binding, feeder, callbacks, again=False)
 
     def predict(self, state: TrainState, loader: Loader, *, callbacks: Any = ()) -> Iterator[PyTree]:
         """The model's outputs for the data, in order, as they are computed.
@@ -281,20 +292,22 @@ class Trainer:
         Yields:
             Outputs of consecutive rows: NumPy arrays with the rows first.
         """
-        self.state = state
         self.stop_predicting = False
-        binding = self.bind(Batch(loader.read(np.arange(1)).x))
+        binding = self.bind(state, Batch(loader.read(np.arange(1)).x))
         with self._feeder(loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
-            predict = PredictPass(self, binding, loader, feeder.chunk_steps)
+            check_agreement(**self._vital(loader, callbacks))
+            predict = PredictPass(self, binding, state, loader, feeder.chunk_steps)
             callbacks.on_predict_begin({})
             for _ in self._sweep(predict, feeder.chunks(0), callbacks):
                 yield from predict.take()
             yield from predict.take()
             callbacks.on_predict_end({})
 
-    def _test(self, binding: Binding, feeder: Feeder, callbacks: CallbackList, *, again: bool) -> Logs:
+    def _test(
+        self, state: TrainState, binding: Binding, feeder: Feeder, callbacks: CallbackList, *, again: bool
+    ) -> Logs:
         self.stop_evaluating = False
-        test = TestPass(self, binding)
+        test = TestPass(self, binding, state)
         callbacks.on_test_begin({})
         self._run(test, feeder.chunks(0, then=0 if again else None), callbacks)
         callbacks.on_test_end(test.logs())
@@ -322,7 +335,7 @@ class Trainer:
 
         for chunk in chunks:
             start = 0
-            while start < chunk.num_steps and not pass_.stopped:
+            while start < chunk.num_steps:
                 planned = self._plan_steps(pass_, watched)
                 steps = min(planned, chunk.num_steps - start)
                 first = chunk.first_step + start
@@ -339,10 +352,19 @@ class Trainer:
                 if watched or len(waiting) > 1:
                     finish()
                 yield
-            if pass_.stopped:
-                break
+                if self._stops(pass_, watched):
+                    break
+            else:
+                continue
+            break
         while waiting:
             finish()
+
+    def _stops(self, pass_: Pass, watched: bool) -> bool:
+        """Whether a callback asked to stop here; on several processes, whether process 0's did."""
+        if jax.process_count() == 1:
+            return pass_.stopped
+        return watched and bool(agree(int(pass_.stopped)))
 
     # steps_per_execution ------------------------------------------------------------------------
 
@@ -363,25 +385,43 @@ class Trainer:
 
     # Small parts --------------------------------------------------------------------------------
 
-    def _bind_loader(self, loader: Loader) -> Binding:
+    def _bind_loader(self, state: TrainState, loader: Loader) -> Binding:
         """The binding for a loader's batches, its labels checked where all of them are at hand."""
         batch = loader.read(np.arange(min(loader.batch_size, loader.num_rows)))
         if batch.y is None:
             raise DataError("There are no targets: training and evaluation need y.")
-        binding = self.bind(batch)
+        binding = self.bind(state, batch)
         arrays = getattr(loader, "arrays", None)
         if arrays is not None:
             binding.objective.check_labels(arrays.y)
         return binding
 
-    def _feeder(self, loader: Loader, binding: Binding, microbatches: int = 1) -> Feeder:
+    def _vital(self, loader: Loader, callbacks: CallbackList) -> dict[str, int]:
+        """What decides how many executions of how many steps there are."""
         k = self.steps_per_execution
+        return {
+            "the number of rows": loader.num_rows,
+            "batch_size": loader.batch_size,
+            "steps_per_execution": k if isinstance(k, int) else 0,
+            "the number of callbacks that watch batches": sum(map(callbacks.watches, ("train", "test", "predict"))),
+        }
+
+    def _feeder(self, loader: Loader, binding: Binding, *, training: bool = False) -> Feeder:
+        """The feeder of a loader.
+
+        Rows that only fill a batch would enter the batch statistics of a model that keeps some, so in
+        training its shorter last batch is run at its own shape, where that divides.
+        """
+        k = self.steps_per_execution
+        exact = "possibly" if training and binding.has_state else "never"
+        if binding.step.objective is not None and binding.step.objective.exact:
+            exact = "always"
         return Feeder(
             loader,
             self.distribution,
-            multiple=self.distribution.num_devices * microbatches,
+            multiple=self.distribution.num_devices * (self.microbatches if training else 1),
             steps_per_execution=k if isinstance(k, int) else 1,
-            exact=binding.step.objective is not None and binding.step.objective.exact,
+            exact=exact,
         )
 
     @contextlib.contextmanager
@@ -398,18 +438,22 @@ class Trainer:
 
     def _write_back(self) -> None:
         assert self.state is not None
-        self.adapter.write_back(Variables(self.state.params, self.state.model_state))
+        variables = Variables(self.state.params, self.state.model_state)
+        if not any(a.is_deleted() for a in jax.tree.leaves(variables)):  # as after an error inside a program
+            self.adapter.write_back(variables)
 
 
 def as_batch(batch: Any) -> Batch:
     """A Batch from a Batch, a tuple ``(x,)``, ``(x, y)`` or ``(x, y, weight)``, or inputs alone."""
     if isinstance(batch, Batch):
         return batch
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        raise DataError(f"A batch cannot be the namedtuple {type(batch).__name__}{batch._fields}: pass a plain tuple.")
     return Batch(*batch) if isinstance(batch, tuple) and len(batch) <= 3 else Batch(batch)
 
 
 def _due(epoch: int, freq: int | Sequence[int]) -> bool:
-    return (epoch + 1) % freq == 0 if isinstance(freq, int) else epoch + 1 in freq
+    return epoch + 1 in freq if isinstance(freq, Sequence) else (epoch + 1) % freq == 0
 
 
 def _check_positive(name: str, value: Any, otherwise: str = "") -> int:

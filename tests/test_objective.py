@@ -53,8 +53,8 @@ def test_names_of_one_output(given, weighted, expected):
 @pytest.mark.parametrize(
     ("outputs", "output_names", "loss", "given", "weighted", "expected"),
     [
-        (PAIR, None, "mse", None, None, ["mse_loss", "mse_loss_1"]),
-        (PAIR, None, ["mse", "mae"], None, None, ["mse_loss", "mae_loss"]),
+        (PAIR, None, "mse", None, None, ["output_0_loss", "output_1_loss"]),
+        (PAIR, None, ["mse", "mae"], None, None, ["output_0_loss", "output_1_loss"]),
         (PAIR, None, ["mse", None], None, None, []),
         (PAIR, ("a", "b"), "mse", None, None, ["a_loss", "b_loss"]),
         (NAMED, None, "mse", None, None, ["digit_loss", "ink_loss"]),
@@ -72,9 +72,9 @@ def test_names_of_one_output(given, weighted, expected):
             {"ink": ["mse", "mae"]},
             ["digit_loss", "ink_loss", "digit_mse", "ink_mse", "ink_weighted_mse", "ink_mae"],
         ),
-        (PAIR, None, ["mse", None], [["mse"], ["mae"]], None, ["mse", "mae"]),
-        (PAIR, None, ["mse", None], [["mse"], ["mse"]], None, ["mse", "mse_1"]),
-        (tuple(PAIR), None, "mse", None, None, ["mse_loss", "mse_loss_1"]),
+        (PAIR, None, ["mse", None], [["mse"], ["mae"]], None, ["output_0_mse", "output_1_mae"]),
+        (PAIR, None, ["mse", None], [["mse"], ["mse"]], None, ["output_0_mse", "output_1_mse"]),
+        (tuple(PAIR), None, "mse", None, None, ["output_0_loss", "output_1_loss"]),
     ],
 )
 def test_names_of_several_outputs(outputs, output_names, loss, given, weighted, expected):
@@ -191,8 +191,9 @@ def test_crossentropy_is_resolved_by_shapes():
     sums = objective.metric_sums(
         [np.arange(8) % 3, np.ones(8)], [np.full((8, 3), 1 / 3), np.full((8, 1), 0.25)], None, None
     )
-    found = {name: float(np.divide(*sums[name])) for name in ("ce", "acc", "crossentropy")}
-    assert found == pytest.approx({"ce": np.log(3), "acc": 0.0, "crossentropy": np.log(4)}, rel=1e-5)
+    found = {name: float(np.divide(*sums[name])) for name in ("output_0_ce", "output_1_acc", "output_1_crossentropy")}
+    expected = {"output_0_ce": np.log(3), "output_1_acc": 0.0, "output_1_crossentropy": np.log(4)}
+    assert found == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(

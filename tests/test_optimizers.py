@@ -290,7 +290,7 @@ def test_adafactor_takes_at_most_the_relative_step():
         (lambda: optimizers.get("Adm"), ConfigError, r"Unknown optimizer 'Adm'\. Did you mean 'adam'\?"),
         (lambda: optimizers.get("sdg"), ConfigError, "Did you mean 'sgd'"),
         (lambda: optimizers.get("adam", learn_rate=1.0), ConfigError, "Did you mean 'learning_rate'"),
-        (lambda: optimizers.get("sgd", beta_1=0.9), ConfigError, "Unknown argument of optimizer 'sgd' 'beta_1'"),
+        (lambda: optimizers.get("sgd", beta_1=0.9), ConfigError, "Unknown argument of SGD 'beta_1'"),
         (lambda: optimizers.get(optimizers.Adam), ConfigError, "Could not interpret optimizer identifier"),
         (lambda: optimizers.get(0.1), ConfigError, "Could not interpret optimizer identifier"),
         (lambda: optimizers.get(optax.sgd(0.1), learning_rate=1.0), ConfigError, "go with an optimizer's name"),

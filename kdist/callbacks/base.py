@@ -15,6 +15,7 @@ class Callback:
     it validates, ``on_epoch_end(epoch, logs)``; then ``on_train_end(logs)``.  Batch logs are running
     means up to that step.  Overriding a batch hook makes ``steps_per_execution="auto"`` run one step
     at a time, and the next starts when the hook has returned, so a hook may change weights or rate.
+    On several processes each must have the same callbacks, and what they do to the model be the same.
 
     Attributes:
         model: The model (or Trainer) that is being trained; it may be read and changed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -66,9 +67,10 @@ class CallbackList:
             callback.set_params(params)
 
     def close(self) -> None:
-        """Closes every callback."""
-        for callback in self.callbacks:
-            callback.close()
+        """Closes every callback, the others too if one raises."""
+        with contextlib.ExitStack() as stack:
+            for callback in reversed(self.callbacks):
+                stack.callback(callback.close)
 
     def watches(self, kind: str) -> bool:
         """Whether a callback sees to it that nothing runs between its batch hooks.

@@ -147,9 +147,10 @@ class ProgressBar(Callback):
 
     def _rate(self) -> str:
         rows, steps, (since, before) = self.params.get("rows"), self.params.get("steps"), self._clock
+        if self._updates < 3:  # an update comes an execution late: two are no measure
+            since, before = self._started, 0
         done = min(self._step, steps or 0) - before
-        too_soon = before > 0 and self._updates < 3  # an update comes an execution late
-        if not rows or done <= 0 or too_soon:
+        if not rows or done <= 0:
             return ""
         return f"{rows * done / steps / max(time.perf_counter() - since, 1e-9):,.0f} samples/s"
 

@@ -15,11 +15,12 @@ from typing import Any
 import jax
 
 from kdist import config as configs
-from kdist.callbacks import History, JSONLLogger
+from kdist.callbacks import Callback, History, JSONLLogger
 from kdist.config import Config, Data
 from kdist.distribution import agree, initialize, is_main_process
 from kdist.errors import ConfigError, unknown_name
 from kdist.model import Model
+from kdist.typing import Logs
 
 
 def run(source: str, arguments: Sequence[str]) -> None:
@@ -36,13 +37,10 @@ def run(source: str, arguments: Sequence[str]) -> None:
     config = override(configs.load(source), source, arguments)
     directory = _run_directory(config)
     model, data = config.make_model(), config.make_data()
-    if is_main_process():
-        directory.mkdir(parents=True, exist_ok=True)
-        description = {"source": source, "fields": config.to_dict(), "versions": _versions()}
-        (directory / "config.json").write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    logger = JSONLLogger(directory / "history.jsonl")
     began = time.perf_counter()
     try:
-        history = _fit(model, data, config, directory)
+        history = _fit(model, data, config, [_Description(directory, source, config), logger])
     except KeyboardInterrupt:
         if jax.process_count() == 1 and model.built:  # on several processes nobody knows who else was interrupted
             model.save_weights(directory / "weights")
@@ -54,7 +52,25 @@ def run(source: str, arguments: Sequence[str]) -> None:
         print(_farewell(history, seconds, directory))
 
 
-def _fit(model: Model, data: Data, config: Config, directory: Path) -> History:
+class _Description(Callback):
+    """Writes what the run is made of, once everything has been found to fit."""
+
+    def __init__(self, directory: Path, source: str, config: Config) -> None:
+        super().__init__()
+        self.directory, self.source, self.config = directory, source, config
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        if is_main_process():
+            description = {"source": self.source, "fields": self.config.to_dict(), "versions": _versions()}
+            text = json.dumps(description, indent=2) + "\n"
+            try:
+                self.directory.mkdir(parents=True, exist_ok=True)
+                (self.directory / "config.json").write_text(text, encoding="utf-8")
+            except OSError as error:
+                raise ConfigError(f"run_dir {self.directory} cannot be written: {error}") from error
+
+
+def _fit(model: Model, data: Data, config: Config, callbacks: list[Callback]) -> History:
     return model.fit(
         data.x,
         data.y,
@@ -67,7 +83,7 @@ def _fit(model: Model, data: Data, config: Config, directory: Path) -> History:
         verbose=config.verbose,
         cache=config.cache,
         check_finite=config.check_finite,
-        callbacks=[JSONLLogger(directory / "history.jsonl")],
+        callbacks=callbacks,
     )
 
 

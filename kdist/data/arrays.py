@@ -83,6 +83,8 @@ def from_arrays(
         ConfigError: `batch_size` is not a positive integer, or `cache` is none of its values.
     """
     check_batch_size(batch_size)
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ConfigError(f"seed must be an integer of 0 or more. Received: {seed!r}.")
     if cache not in (True, False, "auto"):
         raise ConfigError(f"cache must be True, False or 'auto'. Received: {cache!r}.")
     named = {"x": x, "y": y, "sample_weight": sample_weight}

@@ -111,10 +111,11 @@ class Feeder:
         distribution: The devices.
         multiple: Every batch is padded to a multiple of this many rows.
         steps_per_execution: K, if chunks must hold a multiple of K steps.
-        exact: Never pad: a shorter last batch is a chunk of its own, of its own shape.
+        exact: "never" fills every batch up; "possibly" gives a shorter last batch a chunk of its own, of
+            its own shape, if it divides by `multiple`; "always" insists on that.
 
     Raises:
-        DataError: `exact` is asked for and a batch does not divide by `multiple`.
+        DataError: A batch does not divide by `multiple`, and `exact` is "always".
     """
 
     def __init__(
@@ -124,15 +125,14 @@ class Feeder:
         *,
         multiple: int = 1,
         steps_per_execution: int = 1,
-        exact: bool = False,
+        exact: str = "never",
     ) -> None:
         self.loader = loader
         self.distribution = distribution
         self.resident = loader.nbytes <= RESIDENT_BYTES if loader.cache == "auto" else bool(loader.cache)
+        self._size = min(loader.batch_size, loader.num_rows)
         self._spans = self._plan(multiple, steps_per_execution, exact)
-        width = self._spans[0].width
-        tail = loader.num_rows % loader.batch_size
-        self.padded = width != loader.batch_size or (tail != 0 and not exact)
+        self.padded = sum(span.width * (span.last - span.first) for span in self._spans) != loader.num_rows
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="kdist-feed")
         self._ahead: dict[tuple[int, int], Future[Chunk]] = {}
         self._rows: Batch | None = None
@@ -172,45 +172,47 @@ class Feeder:
         """Closes the feeder."""
         self.close()
 
-    def _plan(self, multiple: int, steps_per_execution: int, exact: bool) -> list[_Span]:
-        loader = self.loader
-        size, steps = loader.batch_size, loader.num_steps
+    def _plan(self, multiple: int, steps_per_execution: int, exact: str) -> list[_Span]:
+        loader, size, steps = self.loader, self._size, self.loader.num_steps
         width = -(-size // multiple) * multiple
         tail = loader.num_rows % size
-        if exact and (width != size or tail % multiple):
+        divides = width == size and tail % multiple == 0
+        if exact == "always" and not divides:
             raise DataError(
-                f"A loss or metric that returns one number a batch cannot tell real rows from those that fill up a "
+                "A loss or metric that returns one number a batch cannot tell real rows from those that fill up a "
                 f"batch, and {loader.num_rows} rows in batches of {size} do not divide over {multiple} parts. "
                 "Return one value a row, or choose a batch_size that divides."
             )
-        if exact and steps == 1:
-            return [_Span(0, 1, 1, loader.num_rows)]
-        full = steps - 1 if exact and tail else steps
-        if self.resident:
-            room = full
-        else:
-            bytes_a_step = max(1, loader.nbytes // loader.num_rows * width)
-            limit = min(MAX_CHUNK_STEPS, max(1, CHUNK_BYTES // bytes_a_step), full)
-            room = -(-full // -(-full // limit))  # chunks of equal size, to have little to fill
-            whole = min(steps_per_execution, full)
-            room = -(-room // whole) * whole
+        apart = bool(tail) and exact != "never" and divides
+        full = steps - 1 if apart else steps
+        room = full if self.resident else self._chunk_steps(full, width, steps_per_execution)
         spans = [_Span(s, min(s + room, full), room, width) for s in range(0, full, room)]
-        if full < steps:
-            spans.append(_Span(full, steps, 1, tail))
-        return spans
+        return [*spans, _Span(full, steps, 1, tail)] if apart else spans
+
+    def _chunk_steps(self, steps: int, width: int, steps_per_execution: int) -> int:
+        """C of a streamed chunk: of equal size, to have little to fill, and a multiple of K."""
+        bytes_a_step = max(1, self.loader.nbytes // self.loader.num_rows * width)
+        limit = min(MAX_CHUNK_STEPS, max(1, CHUNK_BYTES // bytes_a_step), steps)
+        room = -(-steps // -(-steps // limit))
+        whole = min(steps_per_execution, steps)
+        return -(-room // whole) * whole
 
     def _prepare(self, epoch: int, i: int) -> None:
         if (epoch, i) not in self._ahead:
             self._ahead[epoch, i] = self._worker.submit(self._make, epoch, i)
 
     def _make(self, epoch: int, i: int) -> Chunk:
-        span, size = self._spans[i], self.loader.batch_size
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, self.loader.order(epoch))
-        rows = self._order[1][span.first * size : span.last * size]
-        order = arrange(rows, size, span.room, span.width)
-        feed = self._resident(order) if self.resident else self._streamed(order)
-        return Chunk(feed, span.first, span.last - span.first, len(rows))
+        span, size = self._spans[i], self._size
+        order = self._order_of(epoch)[span.first * size : span.last * size]
+        laid_out = arrange(order, size, span.room, span.width)
+        feed = self._resident(laid_out) if self.resident else self._streamed(laid_out)
+        return Chunk(feed, span.first, span.last - span.first, len(order))
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        known = self._order
+        if known is None or known[0] != epoch:
+            self._order = known = (epoch, self.loader.order(epoch))
+        return known[1]
 
     def _resident(self, order: np.ndarray) -> Feed:
         if self._rows is None:

@@ -49,6 +49,10 @@ class DataParallel:
         if not (self.replicas == "auto" or whole):
             raise ConfigError(f"replicas must be 'auto' or a positive integer. Received: {self.replicas!r}.")
         if self.devices is not None:
+            if not isinstance(self.devices, Sequence) or isinstance(self.devices, str):
+                raise ConfigError(
+                    f"devices must be a list of devices, such as jax.devices()[:4]. Received: {self.devices!r}."
+                )
             object.__setattr__(self, "devices", tuple(self.devices))
             if not self.devices:
                 raise ConfigError("devices must name at least one device, or be None for all. Received: ().")

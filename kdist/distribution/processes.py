@@ -95,6 +95,26 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
+def check_agreement(**values: int) -> None:
+    """Refuses, on every process, values that are not the same on all.  All must call it, at the same point.
+
+    Raises:
+        DistributionError: One differs; it names the value and the processes.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    everywhere = multihost_utils.process_allgather(np.array(list(values.values()), np.int32))
+    for name, found in zip(values, everywhere.T, strict=True):
+        other = int((found != found[0]).argmax())
+        if found[other] != found[0]:
+            raise DistributionError(
+                f"All processes must train alike, but {name} is {found[0]} on process 0 and {found[other]} on process "
+                f"{other}. Give every process the same data, arguments and callbacks."
+            )
+
+
 def agree(value: int) -> int:
     """Process 0's value, 0 .. 2**32 - 1, on every process.  All must call it, at the same point."""
     if jax.process_count() == 1:

@@ -143,7 +143,7 @@ def get(identifier: Any) -> Loss | str | None:
         loss = cls() if identifier == cls.__name__ else cls(name=identifier)
     elif inspect.isclass(identifier) and issubclass(identifier, Loss):
         loss = identifier()
-    elif callable(identifier):
+    elif callable(identifier) and not inspect.isclass(identifier):
         loss = FunctionLoss(identifier)
     else:
         raise ConfigError(

@@ -141,7 +141,7 @@ def get(identifier: Any) -> Metric | str:
         return cls() if identifier == cls.__name__ else cls(name=identifier)
     if inspect.isclass(identifier) and issubclass(identifier, Metric):
         return identifier()
-    if callable(identifier):
+    if callable(identifier) and not inspect.isclass(identifier):
         return MeanMetric(identifier)
     raise ConfigError(
         f"Expected a metric: a name, a kdist.metrics.Metric or a callable (y_true, y_pred). Received: {identifier!r}."

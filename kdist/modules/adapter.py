@@ -86,7 +86,7 @@ class ModuleAdapter(abc.ABC):
 class CallSignature:
     """How a module's call takes inputs and the train flag, read once from its signature."""
 
-    def __init__(self, fn: Callable[..., Any], *, skip: int = 0) -> None:
+    def __init__(self, fn: Callable[..., Any], *, skip: int = 0, no_input: tuple[str, ...] = ()) -> None:
         try:
             parameters = list(inspect.signature(fn).parameters.values())[skip:]
         except (TypeError, ValueError):  # built in C: one positional argument
@@ -96,10 +96,12 @@ class CallSignature:
         positional = [
             p.name
             for p in parameters
-            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.name not in (*TRAIN_FLAGS, *EVAL_FLAGS)
+            if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+            and p.name not in (*TRAIN_FLAGS, *EVAL_FLAGS, *no_input)
         ]
         self.variadic = any(p.kind is p.VAR_POSITIONAL for p in parameters)
         self.inputs = positional
+        self._required = [p.name for p in parameters if p.name in positional and p.default is p.empty]
 
     def arguments(self, x: PyTree, *, train: bool) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments for a call with inputs `x`.
@@ -108,22 +110,26 @@ class CallSignature:
         over the parameters of its names; a single parameter gets the structure whole.
 
         Raises:
-            DataError: A dict has a key that no parameter is named by.
+            DataError: The inputs are too few or too many, or a dict has a key that no parameter is named by.
         """
         flags: dict[str, Any] = {name: train for name in TRAIN_FLAGS if name in self.names}
         flags.update({name: not train for name in EVAL_FLAGS if name in self.names})
         several = len(self.inputs) > 1 or self.variadic
-        if several and isinstance(x, (list, tuple)):
-            return tuple(x), flags
         if several and isinstance(x, Mapping):
-            unknown = sorted(set(x) - set(self.inputs))
-            if unknown:
-                raise DataError(
-                    f"The inputs are a dict with the keys {sorted(x)}, but the module takes {self.inputs}: "
-                    f"it has no parameter {unknown[0]!r}."
-                )
+            odd = sorted((set(x) - set(self.inputs)) | (set(self._required) - set(x)))
+            self._check(not odd, f"a dict with the keys {sorted(x)}; see {', '.join(map(repr, odd))}")
             return (), {**x, **flags}
-        return (x,), flags
+        args = tuple(x) if several and isinstance(x, (list, tuple)) else (x,)
+        fits = len(self._required) <= len(args) and (self.variadic or len(args) <= max(1, len(self.inputs)))
+        self._check(fits, f"{len(args)} arrays" if len(args) > 1 else "one array")
+        return args, flags
+
+    def _check(self, fits: bool, received: str) -> None:
+        if not fits:
+            raise DataError(
+                f"The module takes the inputs {self.inputs}, but x is {received}. Pass a list in this order, or a dict "
+                "of these names."
+            )
 
 
 def shapes(tree: PyTree) -> PyTree:

@@ -34,6 +34,7 @@ class NNXAdapter(ModuleAdapter):
         self.output_names = None if names is None else tuple(names)
         self._signature = CallSignature(type(module).__call__, skip=1)
         copy = nnx.clone(module)
+        nnx.pop(copy, nnx.Intermediate)  # what an earlier call may have left behind
         copy.train()
         self._train_graph, state = nnx.split(copy)
         copy.eval()
@@ -42,7 +43,8 @@ class NNXAdapter(ModuleAdapter):
 
     def init(self, key: jax.Array, x: PyTree) -> Variables:
         """The variables that the module holds, copied: it was initialised where it was made."""
-        return self._collect((path, jnp.copy(v.get_value())) for path, v in nnx.to_flat_state(nnx.state(self.module)))
+        state = nnx.to_flat_state(nnx.state(self.module, nnx.Not(nnx.Intermediate)))
+        return self._collect((path, jnp.copy(v.get_value())) for path, v in state)
 
     def apply(
         self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array

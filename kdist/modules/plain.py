@@ -21,8 +21,7 @@ class FunctionsAdapter(ModuleAdapter):
     def __init__(self, init_fn: Callable[..., PyTree], apply_fn: Callable[..., PyTree]) -> None:
         self.init_fn = init_fn
         self.apply_fn = apply_fn
-        self._signature = CallSignature(apply_fn, skip=1)
-        self._signature.inputs = [name for name in self._signature.inputs if name != "key"]
+        self._signature = CallSignature(apply_fn, skip=1, no_input=("key",))
 
     def init(self, key: jax.Array, x: PyTree) -> Variables:
         """See `ModuleAdapter.init`."""

@@ -103,7 +103,16 @@ def test_large_data_are_streamed(devices, monkeypatch):
 
 @pytest.mark.parametrize(
     ("batch_size", "multiple", "exact", "padded"),
-    [(11, 1, False, False), (6, 1, False, True), (11, 2, False, True), (6, 1, True, False), (22, 2, True, False)],
+    [
+        (11, 1, "never", False),
+        (6, 1, "never", True),
+        (11, 2, "never", True),
+        (11, 2, "possibly", True),
+        (6, 1, "possibly", False),
+        (6, 1, "always", False),
+        (22, 2, "always", False),
+        (1000, 2, "never", False),
+    ],
 )
 def test_whether_any_row_only_fills(devices, batch_size, multiple, exact, padded):
     with Feeder(loader(True, batch_size), devices(1), multiple=multiple, exact=exact) as feeder:
@@ -126,9 +135,9 @@ def plan(cache, batch_size, devices, **arguments):
         (False, 4, {}, [(0, 2, 8), (2, 2, 8), (4, 2, 6)], 2),
         (False, 4, {"steps_per_execution": 3}, [(0, 3, 12), (3, 3, 10)], 3),  # a multiple of K
         (False, 4, {"steps_per_execution": 100}, [(0, 6, 22)], 6),  # but no longer than the epoch
-        (True, 6, {"exact": True}, [(0, 3, 18), (3, 1, 4)], 3),  # the tail in its own shape
-        (True, 11, {"exact": True}, [(0, 2, 22)], 2),
-        (True, 100, {"exact": True}, [(0, 1, 22)], 1),
+        (True, 6, {"exact": "always"}, [(0, 3, 18), (3, 1, 4)], 3),  # the tail in its own shape
+        (True, 11, {"exact": "always"}, [(0, 2, 22)], 2),
+        (True, 100, {"exact": "always"}, [(0, 1, 22)], 1),
     ],
 )
 def test_chunks(devices, small_chunks, cache, batch_size, arguments, chunks, room):
@@ -142,7 +151,7 @@ def test_chunks_are_bounded_by_their_bytes(devices, monkeypatch):
 
 
 def test_an_exact_tail_is_not_padded(devices):
-    with Feeder(loader(True, shuffle=False), devices(2), multiple=2, exact=True) as feeder:
+    with Feeder(loader(True, shuffle=False), devices(2), multiple=2, exact="always") as feeder:
         *_, last = feeder.chunks(0)
         batch = last.feed.batch(jnp.int32(0), None)
         np.testing.assert_array_equal(batch.x, X[18:])
@@ -152,7 +161,7 @@ def test_an_exact_tail_is_not_padded(devices):
 @pytest.mark.parametrize(("batch_size", "multiple"), [(6, 4), (10, 4), (6, 8)])
 def test_what_cannot_be_exact_is_refused(devices, batch_size, multiple):
     with pytest.raises(DataError, match=f"22 rows in batches of {batch_size} do not divide over {multiple} parts"):
-        Feeder(loader(True, batch_size), devices(1), multiple=multiple, exact=True)
+        Feeder(loader(True, batch_size), devices(1), multiple=multiple, exact="always")
 
 
 def test_the_next_epoch_is_prepared_and_any_can_be_asked_for(devices, small_chunks):

@@ -52,7 +52,6 @@ def test_the_train_flag_goes_by_its_name(fn, flags):
         (two, (1, 2), (1, 2), {}),
         (two, [1, 2], (1, 2), {}),
         (two, {"b": 2, "a": 1}, (), {"a": 1, "b": 2}),
-        (two, 1, (1,), {}),
         (two_train, (1, 2), (1, 2), {"train": False}),
         (two_train, {"a": 1, "b": 2}, (), {"a": 1, "b": 2, "train": False}),
         (variadic, [1, 2, 3], (1, 2, 3), {}),
@@ -63,8 +62,14 @@ def test_inputs_are_spread_over_several_parameters(fn, x, args, kwargs):
     assert CallSignature(fn).arguments(x, train=False) == (args, kwargs)
 
 
+@pytest.mark.parametrize(("x", "received"), [(1, "one array"), ((1, 2, 3), "3 arrays"), ([1], "one array")])
+def test_too_few_or_too_many_inputs(x, received):
+    with pytest.raises(DataError, match=rf"takes the inputs \['a', 'b'\], but x is {received}"):
+        CallSignature(two).arguments(x, train=False)
+
+
 def test_a_dict_with_a_key_that_no_parameter_has():
-    with pytest.raises(DataError, match=r"the keys \['a', 'c'\], but the module takes \['a', 'b'\].*no parameter 'c'"):
+    with pytest.raises(DataError, match=r"takes the inputs \['a', 'b'\].*the keys \['a', 'c'\]; see 'b', 'c'"):
         CallSignature(two).arguments({"a": 1, "c": 2}, train=False)
 
 

@@ -1,0 +1,89 @@
+"""Law 1 for processes: two of four simulated devices each give the numbers of one process with eight.
+
+Dropout and batch statistics are those of the same eight shards, so they agree too. A process that hangs is killed.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from worker import RUNS, numbers
+
+WORKER = Path(__file__).with_name("worker.py")
+SECONDS = 120
+"""After so long both processes are killed: jax.distributed makes SIGTERM a notice that nobody may read."""
+
+
+def free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def environment() -> dict[str, str]:
+    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_timeout_seconds=60"
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+
+
+def ends(files) -> str:
+    """The end of what each process wrote to its error stream."""
+    return "\n\n".join(err.read_text()[-4000:] for _, err in files)
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """What each of two processes printed."""
+    directory = tmp_path_factory.mktemp("processes")
+    coordinator = f"127.0.0.1:{free_port()}"
+    running, files = [], []
+    try:
+        for i in range(2):
+            out, err = (directory / f"{i}.{name}" for name in ("out", "err"))
+            files.append((out, err))
+            with out.open("w") as stdout, err.open("w") as stderr:
+                command = [sys.executable, str(WORKER), coordinator, "2", str(i)]
+                running.append(subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment()))
+        deadline = time.monotonic() + SECONDS
+        for process in running:
+            process.wait(max(0.1, deadline - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        pytest.fail(f"no end after {SECONDS} s\n\n{ends(files)}")
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    assert [process.returncode for process in running] == [0, 0], ends(files)
+    return [json.loads(out.read_text().splitlines()[-1]) for out, _ in files]
+
+
+def test_they_are_one_run(processes):
+    assert [p["about"] for p in processes] == [
+        {"process_count": 2, "devices": [8, 4], "main": True},
+        {"process_count": 2, "devices": [8, 4], "main": False},
+    ]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_both_know_the_same(processes, name):
+    first, second = (p["runs"][name] for p in processes)
+    assert first == second
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_two_processes_are_one(processes, name):
+    assert jax.device_count() == 8
+    got, want = processes[0]["runs"][name], numbers(name)
+    assert len(got["predict"]) == RUNS[name][4]
+    read, read_alone = got.pop("rows_read"), want.pop("rows_read")
+    assert 2 * read == read_alone
+    assert (read > 0) == (name == "streamed")
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for (path, a), b in zip(jax.tree_util.tree_leaves_with_path(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-6, err_msg=jax.tree_util.keystr(path))
