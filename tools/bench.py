@@ -50,7 +50,7 @@ class Sizes:
     digits_epochs: int = 40
     mnist_rows: int = 60_000
     mnist_epochs: int = 2
-    cnn_rows: int = 2000
+    cnn_rows: int = 4000
     cnn_width: int = 16
     devices_rows: int = 12_000
     evaluate_calls: int = 10

@@ -51,12 +51,13 @@ def sparse_categorical_crossentropy(
     known = (labels >= 0) & (labels < y_pred.shape[-1])
     if ignore_class is not None:
         known &= labels != ignore_class
-    index = jnp.where(known, labels, 0)
+    # The prediction at the label by a sum over a mask, which XLA fuses: picking it would make the gradient a scatter.
+    at_label = jnp.arange(y_pred.shape[-1]) == labels[..., None]
+    picked = jnp.where(at_label, y_pred, 0.0).sum(-1)
     if from_logits:
-        values = optax.losses.softmax_cross_entropy_with_integer_labels(y_pred, index)
+        values = jax.nn.logsumexp(y_pred, axis=-1) - picked
     else:
-        p = jnp.take_along_axis(y_pred, index[..., None], axis=-1)[..., 0] / y_pred.sum(-1)
-        values = -jnp.log(jnp.clip(p, EPSILON, 1.0 - EPSILON))
+        values = -jnp.log(jnp.clip(picked / y_pred.sum(-1), EPSILON, 1.0 - EPSILON))
     return jnp.where(known, values, 0.0)
 
 
