@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
@@ -38,7 +39,7 @@ class _Local(NamedTuple):
 
     grads: list[PyTree]  # one tree a group of losses that share a denominator
     losses: list[LossSum]
-    rows: jax.Array
+    rows: Any
     metrics: Sums
 
 
@@ -172,10 +173,9 @@ class Step:
         return outputs, jax.tree.map(lambda new, old: new.astype(old.dtype), after, model_state)
 
     def _local(self, batch: Batch, y_pred: PyTree, sums: list[LossSum], grads: list[PyTree]) -> _Local:
-        rows = jnp.float32(jax.tree.leaves(batch.x)[0].shape[0]) if batch.valid is None else batch.valid.sum()
+        rows = np.float32(jax.tree.leaves(batch.x)[0].shape[0]) if batch.valid is None else batch.valid.sum()
         metric_sums = self._objective.metric_sums(batch.y, y_pred, batch.weight, batch.valid)
-        # Behind a barrier, since XLA would reduce a constant, such as the rows of a full batch, on its own.
-        return _Local(grads, *jax.lax.optimization_barrier((sums, rows, metric_sums)))
+        return _Local(grads, sums, rows, metric_sums)
 
     # Over all shards ----------------------------------------------------------------------------
 
@@ -185,9 +185,20 @@ class Step:
         return jax.shard_map(fn, mesh=self.distribution.mesh, in_specs=in_specs, out_specs=out_specs, check_vma=False)
 
     def _sum(self, tree: PyTree) -> PyTree:
-        """The one reduction of a step; XLA would keep one over a single device too."""
-        alone = self.distribution is None or self.distribution.num_devices == 1
-        return tree if alone else jax.lax.psum(tree, BATCH_AXES)
+        """The one reduction of a step.
+
+        XLA would keep it over a single device too, and would reduce constants, such as the rows of a batch
+        that is full, in a collective of their own.
+        """
+        if self.distribution is None or self.distribution.num_devices == 1:
+            return tree
+        leaves, structure = jax.tree.flatten(tree)
+        known = [not isinstance(leaf, jax.core.Tracer) for leaf in leaves]
+        summed = iter(jax.lax.psum([a for a, k in zip(leaves, known, strict=True) if not k], BATCH_AXES))
+        shards = self.distribution.num_devices
+        return jax.tree.unflatten(
+            structure, [a * shards if k else next(summed) for a, k in zip(leaves, known, strict=True)]
+        )
 
     def _shard_key(self, key: jax.Array) -> jax.Array:
         """A shard's own key, for dropout that differs from shard to shard."""

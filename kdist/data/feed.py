@@ -218,9 +218,8 @@ class Feeder:
         if self._rows is None:
             everything = self.loader.read(slice(None))
             place = self.distribution.replicated
-            self._rows = jax.tree.map(lambda a: _place(a.shape, place, lambda index, a=a: a[index]), everything)
-        sharding = self.distribution.batch_sharding(axis=1)
-        return Feed(self._rows, _place(order.shape, sharding, lambda index: order[index]), self.padded)
+            self._rows = jax.tree.map(lambda a: _place_whole(a, place), everything)
+        return Feed(self._rows, _place_whole(order, self.distribution.batch_sharding(axis=1)), self.padded)
 
     def _streamed(self, order: np.ndarray) -> Feed:
         sharding = self.distribution.batch_sharding(axis=1)
@@ -265,6 +264,13 @@ def arrange(rows: np.ndarray, size: int, room: int, width: int) -> np.ndarray:
         extra = order[:, np.arange(width - taken) % taken]
         order = np.concatenate([order, np.where(extra < 0, extra, ~extra)], axis=1)
     return order
+
+
+def _place_whole(array: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
+    """A global array that every process has at hand."""
+    if jax.process_count() == 1:  # on several, device_put would stop to compare the arrays of all of them
+        return jax.device_put(array, sharding)
+    return _place(array.shape, sharding, lambda index: array[index])
 
 
 def _place(shape: tuple[int, ...], sharding: jax.sharding.NamedSharding, read: object) -> jax.Array:

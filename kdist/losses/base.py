@@ -11,6 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from kdist.errors import ConfigError, DataError
 from kdist.naming import function_name, snake_case
@@ -34,7 +35,7 @@ class LossSum:
     """
 
     sum: jax.Array
-    denominator: jax.Array | None
+    denominator: Any
     per_row: bool = dataclasses.field(metadata={"static": True})
 
     def value(self) -> jax.Array:
@@ -115,7 +116,7 @@ class Loss:
             valid: ``[b]``, 1 for rows that count and 0 for padding; None if all count.
         """
         values = self.values(y_true, y_pred)
-        rows = jnp.float32(y_pred.shape[0]) if valid is None else valid.sum()
+        rows = np.float32(y_pred.shape[0]) if valid is None else valid.sum()
         if values.ndim == 0:  # a mean over the rows seen, so the same for each of them
             values = jnp.broadcast_to(values, y_pred.shape[:1])
         mask = self.mask(jnp.asarray(y_true), y_pred)

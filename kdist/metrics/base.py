@@ -103,7 +103,7 @@ class MeanMetric(Metric):
         if values.ndim == 0:
             values = jnp.broadcast_to(values, y_pred.shape[:1])
         if weight is None:
-            return _row_mean(values).sum(), jnp.float32(values.shape[0])
+            return _row_mean(values).sum(), np.float32(values.shape[0])
         if weight.ndim == values.ndim + 1 and weight.shape[-1] == 1:
             weight = weight[..., 0]
         if weight.ndim < values.ndim:
