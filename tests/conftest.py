@@ -10,6 +10,9 @@ os.environ["XLA_FLAGS"] = " ".join(
         "--xla_force_host_platform_device_count=8",
         # A starved rendezvous becomes an error, not a hang.
         "--xla_cpu_collective_timeout_seconds=120",
+        # The tests compile much and compute little.
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
     ]
 )
 

@@ -28,8 +28,9 @@ def free_port() -> int:
 
 
 def environment() -> dict[str, str]:
-    flags = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_timeout_seconds=60"
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    own = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_timeout_seconds=60"
+    # The rest as here, so that both sides round alike; of a flag given twice the last counts.
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {own}"}
 
 
 def ends(files) -> str:
