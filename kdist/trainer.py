@@ -29,6 +29,8 @@ from kdist.typing import Batch, Logs, PyTree, Sums
 EXECUTION_SECONDS = 0.25
 """steps_per_execution="auto" fuses this much work, so that a bar moves and a preemption is answered."""
 
+RUNS_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+"""How initialisers are compiled on CPU: drawing weights takes a millisecond, optimising that a second."""
 TIMED = 3
 """How many executions "auto" waits for to learn how long a step takes."""
 
@@ -136,7 +138,8 @@ class Trainer:
 
         x = as_batch(batch).x
         with misfit_as_data_error(x):
-            return jax.jit(init, out_shardings=self.distribution.replicated)(x)
+            options = RUNS_ONCE if self.distribution.platform == "cpu" else None
+            return jax.jit(init, out_shardings=self.distribution.replicated, compiler_options=options)(x)
 
     def init_opt_state(self, params: PyTree) -> PyTree:
         """The optimizer's state at its start, for these parameters."""
