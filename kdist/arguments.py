@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 from kdist.data import ArrayLoader, Loader, from_arrays
 from kdist.data.arrays import DEFAULT_BATCH_SIZE, as_arrays, check_batch_size, check_lengths
 from kdist.errors import CheckpointMismatchError, ConfigError, DataError, said_of
-from kdist.typing import Batch, PyTree
+from kdist.typing import PyTree
 
 
 def as_loader(x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Loader:
@@ -27,9 +28,8 @@ def as_loader(x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Loa
 def one_batch(x: Any, y: Any, sample_weight: Any) -> Loader:
     """A loader whose only step is this batch, for the ``*_on_batch`` methods."""
     x, y, sample_weight = (_from_lists(value) for value in (x, y, sample_weight))
-    named = {"x": as_arrays(x, "x"), "y": as_arrays(y, "y"), "sample_weight": as_arrays(sample_weight, "sample_weight")}
-    rows = check_lengths(named)
-    return from_arrays(x, y, sample_weight, batch_size=rows, shuffle=False, cache=False)
+    loader = from_arrays(x, y, sample_weight, shuffle=False, cache=False)
+    return dataclasses.replace(loader, batch_size=loader.num_rows)
 
 
 def training_and_validation(
@@ -68,7 +68,7 @@ def training_and_validation(
         return x, validation
     loader = from_arrays(x, y, sample_weight, batch_size=size, shuffle=bool(shuffle), **common)
     if fraction and validation is None:
-        return _split(loader, fraction, evaluation)
+        return _split(loader, fraction, evaluation["batch_size"])
     return loader, validation
 
 
@@ -86,7 +86,7 @@ def _validation(data: Any, arguments: dict[str, Any]) -> Loader:
         return from_arrays(*data, **arguments)
 
 
-def _split(loader: ArrayLoader, fraction: float, evaluation: dict[str, Any]) -> tuple[Loader, Loader]:
+def _split(loader: ArrayLoader, fraction: float, batch_size: int) -> tuple[Loader, Loader]:
     """The first rows to train on, the last `fraction` of them to validate."""
     rows = loader.num_rows
     at = math.floor(rows * (1 - fraction))
@@ -96,18 +96,9 @@ def _split(loader: ArrayLoader, fraction: float, evaluation: dict[str, Any]) -> 
             "Give more rows or another fraction."
         )
 
-    def part(rows: slice) -> tuple[PyTree, PyTree, PyTree]:
-        batch: Batch = loader.read(rows)
-        return batch.x, batch.y, batch.weight
-
-    training = from_arrays(
-        *part(slice(None, at)),
-        batch_size=loader.batch_size,
-        shuffle=loader.shuffle,
-        seed=loader.seed,
-        cache=loader.cache,
-    )
-    return training, from_arrays(*part(slice(at, None)), **evaluation)
+    training = dataclasses.replace(loader, arrays=loader.read(slice(None, at)))
+    held_out = loader.read(slice(at, None))
+    return training, dataclasses.replace(loader, arrays=held_out, batch_size=int(batch_size), shuffle=False)
 
 
 def check_count(name: str, value: Any) -> int:

@@ -14,7 +14,7 @@ import numpy as np
 from kdist import arguments
 from kdist.binding import misfit_as_data_error
 from kdist.callbacks import Callback, CallbackList, History
-from kdist.data import Loader
+from kdist.data import Loader, first_rows
 from kdist.distribution import DataParallel
 from kdist.errors import CheckpointMismatchError, ConfigError, NotCompiledError
 from kdist.modules import ModuleAdapter, Variables, adapt
@@ -163,7 +163,8 @@ class Model:
             self._example = Batch(x)
 
     def _build_for(self, loader: Loader) -> None:
-        self._build(loader.read(np.arange(min(loader.batch_size, loader.num_rows))))
+        if not self.built or self._example is None:
+            self._build(first_rows(loader))
 
     @property
     def built(self) -> bool:

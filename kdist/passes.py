@@ -34,6 +34,7 @@ class Pass:
     """
 
     kind: str
+    stop_flag: str
     most_steps = 1 << 30
 
     def __init__(self, run: Run, binding: Binding, state: TrainState) -> None:
@@ -45,7 +46,7 @@ class Pass:
     @property
     def stopped(self) -> bool:
         """Whether a callback asked to stop."""
-        raise NotImplementedError
+        return getattr(self._run, self.stop_flag)
 
     def run(self, chunk: Chunk, start: int, steps: int) -> Any:
         """Dispatches an execution; does not wait for it."""
@@ -73,11 +74,7 @@ class TrainPass(Pass):
     """Training: the run's state moves on."""
 
     kind = "train"
-
-    @property
-    def stopped(self) -> bool:
-        """See `Pass.stopped`."""
-        return self._run.stop_training
+    stop_flag = "stop_training"
 
     def run(self, chunk: Chunk, start: int, steps: int) -> Any:
         """See `Pass.run`."""
@@ -93,11 +90,7 @@ class TestPass(Pass):
     """Evaluation."""
 
     kind = "test"
-
-    @property
-    def stopped(self) -> bool:
-        """See `Pass.stopped`."""
-        return self._run.stop_evaluating
+    stop_flag = "stop_evaluating"
 
     def run(self, chunk: Chunk, start: int, steps: int) -> Any:
         """See `Pass.run`."""
@@ -108,6 +101,7 @@ class PredictPass(Pass):
     """Prediction: outputs are copied to the host as they come, without the rows that fill batches."""
 
     kind = "predict"
+    stop_flag = "stop_predicting"
 
     def __init__(self, run: Run, binding: Binding, state: TrainState, loader: Loader, chunk_steps: int) -> None:
         super().__init__(run, binding, state)
@@ -117,11 +111,6 @@ class PredictPass(Pass):
         self._size = loader.batch_size
         self._rows_left = loader.num_rows
         self._outputs: list[PyTree] = []
-
-    @property
-    def stopped(self) -> bool:
-        """See `Pass.stopped`."""
-        return self._run.stop_predicting
 
     def run(self, chunk: Chunk, start: int, steps: int) -> Any:
         """See `Pass.run`."""

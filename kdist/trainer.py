@@ -16,7 +16,7 @@ from kdist import optimizers
 from kdist import precision as precisions
 from kdist.binding import Binding, bind, misfit_as_data_error
 from kdist.callbacks import CallbackList, History
-from kdist.data import Chunk, Feeder, Loader
+from kdist.data import Chunk, Feeder, Loader, first_rows
 from kdist.distribution import DataParallel, agree, check_agreement
 from kdist.errors import ConfigError, DataError, NotCompiledError, said_of
 from kdist.modules import Variables, adapt
@@ -390,7 +390,7 @@ class Trainer:
 
     def _bind_loader(self, state: TrainState, loader: Loader) -> Binding:
         """The binding for a loader's batches, its labels checked where all of them are at hand."""
-        batch = loader.read(np.arange(min(loader.batch_size, loader.num_rows)))
+        batch = first_rows(loader)
         if batch.y is None:
             raise DataError("There are no targets: training and evaluation need y.")
         binding = self.bind(state, batch)

@@ -2,6 +2,6 @@
 
 from kdist.data.arrays import ArrayLoader, from_arrays
 from kdist.data.feed import Chunk, Feed, Feeder
-from kdist.data.loader import Loader
+from kdist.data.loader import Loader, first_rows
 
-__all__ = ["ArrayLoader", "Chunk", "Feed", "Feeder", "Loader", "from_arrays"]
+__all__ = ["ArrayLoader", "Chunk", "Feed", "Feeder", "Loader", "first_rows", "from_arrays"]

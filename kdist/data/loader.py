@@ -14,6 +14,11 @@ import numpy as np
 from kdist.typing import Batch
 
 
+def first_rows(loader: Loader) -> Batch:
+    """As many rows as a step takes, in the order they are stored: an example of the loader's batches."""
+    return loader.read(np.arange(min(loader.batch_size, loader.num_rows)))
+
+
 @runtime_checkable
 class Loader(Protocol):
     """Random-access data, the same in every process.
