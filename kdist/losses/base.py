@@ -1,6 +1,7 @@
 """What a loss is: values for targets and predictions, and their reduction to additive sums.
 
-Shapes: b rows (of a shard or of a batch); targets and predictions are ``[b, ...]``.
+Shapes: B rows of a batch, b of them on a shard (all of them where there are no shards); targets and predictions are
+``[b, ...]``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from kdist.errors import ConfigError, DataError
+from kdist.losses.shapes import align_ranks, weighted_product
 from kdist.naming import function_name, snake_case
+from kdist.typing import PyTree
 
 EPSILON = 1e-7
 """Keras's epsilon: probabilities are clipped to [EPSILON, 1 - EPSILON]."""
@@ -46,8 +49,52 @@ class LossSum:
 
 
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
-    """``numerator / denominator``, and 0 where the denominator is 0."""
+    """``numerator / denominator``, and 0 where the denominator is 0.
+
+    Example:
+        >>> safe_divide(jnp.array([3.0, 3.0]), jnp.array([2.0, 0.0])).tolist()
+        [1.5, 0.0]
+    """
     return jnp.where(denominator == 0, 0.0, numerator / jnp.where(denominator == 0, 1, denominator))
+
+
+def mean_over(values: jax.Array, axis: int = -1) -> jax.Array:
+    """The mean over an axis; values of rank 1 are per row already."""
+    return values.mean(axis) if values.ndim > 1 else values
+
+
+@dataclasses.dataclass(frozen=True)
+class Shards:
+    """How a loss that needs all rows of a batch reaches those of the other shards.
+
+    Both functions are differentiable, and what flows back through them is added up over the shards.
+
+    Attributes:
+        sum: The sum over all shards of every array of a tree.
+        gather: The rows of all shards, in their order: ``[b, ...]`` to ``[B, ...]``.
+        index: Which shard this is, an integer.
+
+    Example:
+        >>> ALONE.gather(jnp.array([4.0, 2.0])).tolist()
+        [4.0, 2.0]
+    """
+
+    sum: Callable[[PyTree], PyTree]
+    gather: Callable[[jax.Array], jax.Array]
+    index: jax.Array | int
+
+    def places(self, rows: int) -> jax.Array:
+        """Where this shard's `rows` stand among those of all shards: ``[b]`` integers.
+
+        Example:
+            >>> ALONE.places(3).tolist()
+            [0, 1, 2]
+        """
+        return self.index * rows + jnp.arange(rows)
+
+
+ALONE = Shards(sum=lambda tree: tree, gather=lambda rows: rows, index=0)
+"""There are no other shards: the rows are the whole batch."""
 
 
 class Loss:
@@ -56,20 +103,34 @@ class Loss:
     Subclass it and override `call`, or hand a plain function ``f(y_true, y_pred)`` to `compile`.
 
     Args:
+        name: The name of the loss in logs; the class's in snake case by default.
         reduction: "sum_over_batch_size" (or "mean": sum of weighted values over the number of
             values), "mean_with_sample_weight" (over the sum of the weights), "sum", or None.
-        name: The name of the loss in logs.
         dtype: The dtype that values are computed in; float32 by default.
+
+    Raises:
+        ConfigError: There is no such reduction.
+
+    Example:
+        >>> class Cubic(Loss):
+        ...     def call(self, y_true, y_pred):
+        ...         return jnp.abs(y_pred - y_true) ** 3
+        >>> float(Cubic(reduction="sum")([[1.0], [2.0]], [[3.0], [1.0]]))
+        9.0
     """
 
     default_name: str | None = None
     class_axis: int | None = None
     """The axis of the predictions that targets, being class indices, point into; None if they are values."""
-    keeps_targets = False
+    keeps_targets: bool = False
     """Whether `call` gets the targets in the dtype they came in, and not as `dtype`."""
+    compares_shapes: bool = True
+    """Whether targets of another shape than the predictions' are a likely mistake."""
+    across_rows: bool = False
+    """Whether a row's part in the loss depends on the other rows, so that it needs `Shards` to be right."""
 
     def __init__(
-        self, reduction: str | None = "sum_over_batch_size", name: str | None = None, dtype: Any = None
+        self, name: str | None = None, reduction: str | None = "sum_over_batch_size", dtype: Any = None
     ) -> None:
         if reduction not in (*REDUCTIONS, "none", None):
             raise ConfigError(f"Unknown reduction {reduction!r}. Expected one of {', '.join(REDUCTIONS)} or None.")
@@ -86,19 +147,28 @@ class Loss:
         """
         raise NotImplementedError(f"{type(self).__name__} must define call(y_true, y_pred).")
 
-    def mask(self, y_true: jax.Array, y_pred: jax.Array) -> jax.Array | None:
-        """Which values count, shaped like the result of `call`; None means all of them."""
+    def mask(self, y_true: jax.Array, values: jax.Array) -> jax.Array | None:
+        """Which values count, shaped like `values`; None means all of them."""
         return None
 
-    def values(self, y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
-        """`call`, on targets and predictions of one dtype and of ranks that match."""
+    def values(
+        self, y_true: jax.Array, y_pred: jax.Array, valid: jax.Array | None = None, shards: Shards = ALONE
+    ) -> jax.Array:
+        """`call`, on targets and predictions of one dtype and of ranks that match.
+
+        A loss that needs all rows overrides it; to the others `valid` and `shards` mean nothing.
+        """
+        return jnp.asarray(self.call(*self.aligned(y_true, y_pred)))
+
+    def aligned(self, y_true: jax.Array, y_pred: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Targets and predictions of one dtype (unless the loss `keeps_targets`) and of ranks that match."""
         y_pred = jnp.asarray(y_pred).astype(self.dtype)
         y_true = jnp.asarray(y_true)
         if not self.keeps_targets:
             if jnp.iscomplexobj(y_true):
                 raise DataError(f"The targets are complex ({y_true.dtype}); {self.name!r} compares real numbers.")
             y_true = y_true.astype(self.dtype)
-        return jnp.asarray(self.call(*align_ranks(y_true, y_pred)))
+        return align_ranks(y_true, y_pred)
 
     def sums(
         self,
@@ -106,20 +176,27 @@ class Loss:
         y_pred: jax.Array,
         weight: jax.Array | None = None,
         valid: jax.Array | None = None,
+        shards: Shards = ALONE,
     ) -> LossSum:
         """The loss over these rows as additive sums.
+
+        Added up over the shards they give the loss of the batch; and the gradient of the sum so added up, with respect
+        to the predictions of one shard, is that of the loss times the denominator.
 
         Args:
             y_true: Targets ``[b, ...]``.
             y_pred: Predictions ``[b, ...]``.
             weight: Sample weights ``[b]`` or of any shape that the loss values start with.
             valid: ``[b]``, 1 for rows that count and 0 for padding; None if all count.
+            shards: How to reach the rows of the other shards.
         """
-        values = self.values(y_true, y_pred)
+        values = self.values(y_true, y_pred, valid, shards)
         rows = np.float32(y_pred.shape[0]) if valid is None else valid.sum()
-        if values.ndim == 0:  # a mean over the rows seen, so the same for each of them
-            values = jnp.broadcast_to(values, y_pred.shape[:1])
-        mask = self.mask(jnp.asarray(y_true), y_pred)
+        if values.ndim == 0:  # one number for all rows: the same for each of them, and under each weight
+            if self.across_rows and self.reduction == "sum" and weight is None:  # the number itself, a part a shard
+                return LossSum(safe_divide(values * rows, shards.sum(rows)), None, False)
+            values = jnp.broadcast_to(values, y_pred.shape[:1] if weight is None else weight.shape)
+        mask = self.mask(jnp.asarray(y_true), values)
         kept = [w for w in (valid, mask) if w is not None]
         weighted = weighted_product(values, *kept, *([] if weight is None else [weight]))
         if self.reduction == "sum":
@@ -137,7 +214,9 @@ class Loss:
         weight = None if sample_weight is None else jnp.asarray(sample_weight, jnp.float32)
         if self.reduction is None:
             values = self.values(y_true, y_pred)
-            return values if weight is None else weighted_product(values, weight)
+            if weight is None:
+                return values
+            return values * weight if values.ndim == 0 else weighted_product(values, weight)
         return self.sums(y_true, y_pred, weight).value()
 
     def __repr__(self) -> str:
@@ -145,19 +224,23 @@ class Loss:
 
 
 class Formula(Loss):
-    """A Loss that is a plain function, `fn`, with its further arguments."""
+    """A Loss that is a plain function, `fn`.
+
+    A subclass puts what else `fn` takes into `arguments`.
+
+    Args:
+        reduction: See `Loss`.
+        name: See `Loss`.
+        dtype: See `Loss`.
+    """
 
     fn: Callable[..., jax.Array]
 
     def __init__(
-        self,
-        reduction: str | None = "sum_over_batch_size",
-        name: str | None = None,
-        dtype: Any = None,
-        **arguments: Any,
+        self, reduction: str | None = "sum_over_batch_size", name: str | None = None, dtype: Any = None
     ) -> None:
-        super().__init__(reduction, name, dtype)
-        self.arguments = arguments
+        super().__init__(name, reduction, dtype)
+        self.arguments: dict[str, Any] = {}
 
     def call(self, y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
         """The function's value."""
@@ -165,93 +248,21 @@ class Formula(Loss):
 
 
 class FunctionLoss(Formula):
-    """A Loss made of a function that is not kdist's own; it gets integer targets as integers."""
+    """A Loss made of a function that is not kdist's own; it gets integer targets as integers.
+
+    Args:
+        fn: ``fn(y_true, y_pred)``, see `Loss.call`.
+        name: The name in logs; the function's by default.
+
+    Example:
+        >>> def largest(y_true, y_pred):
+        ...     return jnp.abs(y_pred - y_true).max(-1)
+        >>> float(FunctionLoss(largest)(jnp.zeros((1, 2)), jnp.array([[1.0, -3.0]])))
+        3.0
+    """
 
     keeps_targets = True
 
     def __init__(self, fn: Callable[..., jax.Array], name: str | None = None) -> None:
         super().__init__(name=name or function_name(fn))
         self.fn = fn
-
-
-# Shapes ---------------------------------------------------------------------------------------
-
-
-def align_ranks(y_true: jax.Array, y_pred: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Keras's alignment of ranks that differ by one where the longer one ends in 1.
-
-    ``(b,)`` against ``(b, 1)`` gains the last axis; ``(b, T)`` against ``(b, T, 1)`` loses it.
-    """
-    if y_true.ndim + 1 == y_pred.ndim and y_pred.shape[-1] == 1:
-        return (y_true[:, None], y_pred) if y_true.ndim == 1 else (y_true, y_pred[..., 0])
-    if y_pred.ndim + 1 == y_true.ndim and y_true.shape[-1] == 1:
-        return (y_true, y_pred[:, None]) if y_pred.ndim == 1 else (y_true[..., 0], y_pred)
-    return y_true, y_pred
-
-
-def weighted_product(values: jax.Array, *weights: jax.Array) -> jax.Array:
-    """Values times weights, each aligned row by row."""
-    for weight in weights:
-        values = values * align_weight(weight, values.shape).astype(values.dtype)
-    return values
-
-
-def align_weight(weight: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-    """`weight` with axes of 1 appended, so that it multiplies values of `shape` row by row.
-
-    Raises:
-        DataError: The shapes do not start alike.
-    """
-    if weight.ndim == len(shape) + 1 and weight.shape[-1] == 1:
-        weight = weight[..., 0]
-    wide = weight.shape + (1,) * (len(shape) - weight.ndim)
-    if len(wide) != len(shape) or any(a not in (1, b) for a, b in zip(wide, shape, strict=True)):
-        raise DataError(
-            f"sample_weight of shape {weight.shape} does not fit values of shape {shape}. "
-            "Give one weight a row, (rows,), or one a time step, (rows, steps)."
-        )
-    return weight.reshape(wide)
-
-
-def target_kind(true_shape: tuple[int, ...], pred_shape: tuple[int, ...]) -> str:
-    """Which of "binary", "sparse" and "categorical" targets of these shapes are (Keras's rule).
-
-    Args:
-        true_shape: Shape of the targets, rows first.
-        pred_shape: Shape of the predictions, rows first.
-    """
-    if pred_shape[-1] == 1 or (len(true_shape) == len(pred_shape) == 1):
-        return "binary"
-    if len(true_shape) < len(pred_shape) or (true_shape[-1] == 1 and pred_shape[-1] > 1):
-        return "sparse"
-    return "categorical"
-
-
-def require_broadcast(y_true: jax.Array, y_pred: jax.Array) -> None:
-    """Refuses targets that do not broadcast to the predictions.
-
-    Raises:
-        DataError: They do not.
-    """
-    try:
-        together = jnp.broadcast_shapes(y_true.shape, y_pred.shape)
-    except ValueError:
-        together = None
-    if together is None or together[0] != y_pred.shape[0]:
-        raise DataError(mismatch(y_true, y_pred, "the same shape"))
-
-
-def require_same_shape(y_true: jax.Array, y_pred: jax.Array) -> None:
-    """Refuses targets of another shape than the predictions.
-
-    Raises:
-        DataError: They differ.
-    """
-    if y_true.shape != y_pred.shape:
-        raise DataError(mismatch(y_true, y_pred, "the same shape"))
-
-
-def mismatch(y_true: jax.Array, y_pred: jax.Array, expected: str) -> str:
-    """The message for targets that do not fit predictions."""
-    true, pred = (" x ".join(("rows", *map(str, a.shape[1:]))) for a in (y_true, y_pred))
-    return f"Targets of shape {true} cannot be compared with predictions of shape {pred}: expected {expected}."
