@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from kdist.errors import ConfigError
-from kdist.modules.adapter import Layer, ModuleAdapter, Variables
+from kdist.modules.adapter import Applied, Layer, ModuleAdapter, Variables
 
-__all__ = ["Layer", "ModuleAdapter", "Variables", "adapt", "is_module"]
+__all__ = ["Applied", "Layer", "ModuleAdapter", "Variables", "adapt", "is_module"]
 
 
 def is_module(thing: Any) -> bool:

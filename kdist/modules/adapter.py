@@ -32,6 +32,21 @@ class Variables(NamedTuple):
     model_state: dict[str, PyTree]
 
 
+class Applied(NamedTuple):
+    """What a forward pass gives.
+
+    Attributes:
+        outputs: The outputs, leaves ``[b, ...]``.
+        model_state: The collections of `Variables.model_state` as they are afterwards.
+        penalties: What the module adds to the loss, arrays that are summed: each about the parameters alone,
+            or a mean over the rows.
+    """
+
+    outputs: PyTree
+    model_state: dict[str, PyTree]
+    penalties: list[jax.Array]
+
+
 class Layer(NamedTuple):
     """One line of a model's summary.
 
@@ -63,10 +78,8 @@ class ModuleAdapter(abc.ABC):
         """Fresh variables for inputs like `x`."""
 
     @abc.abstractmethod
-    def apply(
-        self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array
-    ) -> tuple[PyTree, dict[str, PyTree]]:
-        """The outputs, and the collections of `variables.model_state` as they are afterwards.
+    def apply(self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array) -> Applied:
+        """The outputs, and what else a forward pass leaves behind.
 
         Args:
             variables: As `init` made them.

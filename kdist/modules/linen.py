@@ -7,18 +7,20 @@ from typing import Any
 import flax.linen as nn
 import jax
 
-from kdist.modules.adapter import CallSignature, Layer, ModuleAdapter, Variables, shapes
+from kdist.modules.adapter import Applied, CallSignature, Layer, ModuleAdapter, Variables, shapes
 from kdist.typing import PyTree
 
-_PASSING = ("intermediates", "losses", "perturbations")
+PENALTIES = "losses"
+"""The collection that a module sows what it adds to the loss into: ``self.sow("losses", "l2", value)``."""
+_PASSING = ("intermediates", PENALTIES, "perturbations")
 """Collections that one call makes and nobody carries to the next."""
 
 
 class LinenAdapter(ModuleAdapter):
     """A `flax.linen.Module`.
 
-    Every random stream that the module asks for is served: "dropout" by a key of its own, any other
-    by Linen's fallback to "params".
+    What it sows into "losses" is added to the loss.  Every random stream that it asks for is served: "dropout" by a
+    key of its own, any other by Linen's fallback to "params".
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -33,18 +35,14 @@ class LinenAdapter(ModuleAdapter):
         params = collections.pop("params", {})
         return Variables(params, {k: v for k, v in collections.items() if k not in _PASSING})
 
-    def apply(
-        self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array
-    ) -> tuple[PyTree, dict[str, PyTree]]:
+    def apply(self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array) -> Applied:
         """See `ModuleAdapter.apply`."""
         args, kwargs = self._signature.arguments(x, train=train)
         collections = {"params": variables.params, **variables.model_state}
-        if not (train and variables.model_state):
-            return self.module.apply(collections, *args, rngs=_streams(key), **kwargs), variables.model_state
-        outputs, updated = self.module.apply(
-            collections, *args, rngs=_streams(key), mutable=list(variables.model_state), **kwargs
-        )
-        return outputs, {**variables.model_state, **updated}
+        mutable = [PENALTIES, *(variables.model_state if train else ())]
+        outputs, updated = self.module.apply(collections, *args, rngs=_streams(key), mutable=mutable, **kwargs)
+        after = {name: updated[name] for name in variables.model_state} if train else variables.model_state
+        return Applied(outputs, after, jax.tree.leaves(updated.get(PENALTIES, {})))
 
     def layers(self, variables: Variables, x: PyTree) -> list[Layer]:
         """The module's direct children, or the module itself if it has none."""
@@ -60,7 +58,7 @@ class LinenAdapter(ModuleAdapter):
 
         def run(variables: Variables, x: PyTree) -> PyTree:
             with nn.intercept_methods(record):
-                return self.apply(variables, x, train=False, key=jax.random.key(0))[0]
+                return self.apply(variables, x, train=False, key=jax.random.key(0)).outputs
 
         jax.eval_shape(run, variables, x)
         children = [layer for name, layer in found.items() if name]

@@ -13,18 +13,23 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from kdist.modules.adapter import CallSignature, Layer, ModuleAdapter, Variables, shapes
+from kdist.modules.adapter import Applied, CallSignature, Layer, ModuleAdapter, Variables, shapes
 from kdist.naming import snake_case
 from kdist.typing import PyTree
 
 Path = tuple[Any, ...]
+
+PENALTIES = ("loss", "losses")
+"""What a variable type is called, in snake case, whose sown values are added to the loss: for instance of
+``class Losses(nnx.Variable)``, with ``self.sow(Losses, "l2", value)``."""
 
 
 class NNXAdapter(ModuleAdapter):
     """A `flax.nnx.Module`, put in train or eval mode by its own `train` and `eval`.
 
     Variables become nested dicts by attribute: `nnx.Param` the parameters, every other type a
-    collection named after it (`nnx.BatchStat`: "batch_stats", as in Linen).  Random streams are not state here:
+    collection named after it (`nnx.BatchStat`: "batch_stats", as in Linen).  What is sown into a variable
+    type called `Loss` or `Losses` is added to the loss.  Random streams are not state here:
     their keys are derived from the step's key, and their counts start at 0 in every step.
     """
 
@@ -34,7 +39,7 @@ class NNXAdapter(ModuleAdapter):
         self.output_names = None if names is None else tuple(names)
         self._signature = CallSignature(type(module).__call__, skip=1)
         copy = nnx.clone(module)
-        nnx.pop(copy, nnx.Intermediate)  # what an earlier call may have left behind
+        nnx.pop(copy, _is_passing)  # what an earlier call may have left behind
         copy.train()
         self._train_graph, state = nnx.split(copy)
         copy.eval()
@@ -43,20 +48,20 @@ class NNXAdapter(ModuleAdapter):
 
     def init(self, key: jax.Array, x: PyTree) -> Variables:
         """The variables that the module holds, copied: it was initialised where it was made."""
-        state = nnx.to_flat_state(nnx.state(self.module, nnx.Not(nnx.Intermediate)))
+        state = nnx.to_flat_state(nnx.state(self.module, nnx.Not(_is_passing)))
         return self._collect((path, jnp.copy(v.get_value())) for path, v in state)
 
-    def apply(
-        self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array
-    ) -> tuple[PyTree, dict[str, PyTree]]:
+    def apply(self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array) -> Applied:
         """See `ModuleAdapter.apply`."""
         module = self._merge(variables, train=train, key=key)
         args, kwargs = self._signature.arguments(x, train=train)
-        outputs = module(*args, **kwargs)
+        outputs, *sown = _captured(module, args, kwargs)
+        penalties = jax.tree.leaves(sown)
         if not (train and variables.model_state):
-            return outputs, variables.model_state
-        after = {path: v.get_value() for path, v in nnx.to_flat_state(nnx.state(module))}
-        return outputs, self._collect((path, after[path]) for path, _ in self._template).model_state
+            return Applied(outputs, variables.model_state, penalties)
+        values = {path: v.get_value() for path, v in nnx.to_flat_state(nnx.state(module))}
+        state = self._collect((path, values[path]) for path, _ in self._template).model_state
+        return Applied(outputs, state, penalties)
 
     def layers(self, variables: Variables, x: PyTree) -> list[Layer]:
         """The module's direct children that were called, or the module itself if it has none."""
@@ -120,6 +125,24 @@ class NNXAdapter(ModuleAdapter):
         for part in path:
             node = node[part]
         return node
+
+
+def _captured(module: nnx.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """A call's outputs, and what it sowed into the variable types that penalties have."""
+    types = [kind for kind in _subclasses(nnx.Variable) if snake_case(kind.__name__) in PENALTIES]
+    if not types:
+        return (module(*args, **kwargs),)
+    return nnx.capture(lambda module: module(*args, **kwargs), *types)(module)
+
+
+def _subclasses(cls: type[nnx.Variable]) -> list[type[nnx.Variable]]:
+    children: list[type[nnx.Variable]] = cls.__subclasses__()
+    return children + [found for child in children for found in _subclasses(child)]
+
+
+def _is_passing(path: Path, v: nnx.Variable) -> bool:
+    """Whether a variable is made by one call and carried to no other."""
+    return isinstance(v, nnx.Intermediate) or _collection(v) in PENALTIES
 
 
 def _collection(v: nnx.Variable) -> str | None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from kdist.modules.adapter import CallSignature, Layer, ModuleAdapter, Variables, shapes
+from kdist.modules.adapter import Applied, CallSignature, Layer, ModuleAdapter, Variables, shapes
 from kdist.naming import function_name
 from kdist.typing import PyTree
 
@@ -27,18 +27,16 @@ class FunctionsAdapter(ModuleAdapter):
         """See `ModuleAdapter.init`."""
         return Variables(self.init_fn(key, x), {})
 
-    def apply(
-        self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array
-    ) -> tuple[PyTree, dict[str, PyTree]]:
+    def apply(self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array) -> Applied:
         """See `ModuleAdapter.apply`."""
         args, kwargs = self._signature.arguments(x, train=train)
         if "key" in self._signature.names:
             kwargs["key"] = key
-        return self.apply_fn(variables.params, *args, **kwargs), variables.model_state
+        return Applied(self.apply_fn(variables.params, *args, **kwargs), variables.model_state, [])
 
     def layers(self, variables: Variables, x: PyTree) -> list[Layer]:
         """One line: what the function does inside is its own."""
-        out = jax.eval_shape(lambda v, x: self.apply(v, x, train=False, key=jax.random.key(0))[0], variables, x)
+        out = jax.eval_shape(lambda v, x: self.apply(v, x, train=False, key=jax.random.key(0)).outputs, variables, x)
         return [Layer("", function_name(self.apply_fn), shapes(out), self.apply_fn)]
 
 

@@ -8,7 +8,7 @@ import jax
 
 from kdist.errors import ConfigError
 from kdist.modules import adapt, is_module
-from kdist.modules.adapter import Layer, ModuleAdapter, Variables, shapes
+from kdist.modules.adapter import Applied, Layer, ModuleAdapter, Variables, shapes
 from kdist.modules.plain import from_function
 from kdist.naming import function_name, snake_case
 from kdist.typing import PyTree
@@ -28,23 +28,24 @@ class StackAdapter(ModuleAdapter):
         for i, (name, adapter) in enumerate(self._adapters.items()):
             layer_key = jax.random.fold_in(key, i)
             variables = adapter.init(layer_key, x)
-            x, _ = adapter.apply(variables, x, train=False, key=layer_key)
+            x = adapter.apply(variables, x, train=False, key=layer_key).outputs
             if variables.params:
                 params[name] = variables.params
             for collection, tree in variables.model_state.items():
                 model_state.setdefault(collection, {})[name] = tree
         return Variables(params, model_state)
 
-    def apply(
-        self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array
-    ) -> tuple[PyTree, dict[str, PyTree]]:
+    def apply(self, variables: Variables, x: PyTree, *, train: bool, key: jax.Array) -> Applied:
         """See `ModuleAdapter.apply`."""
         after: dict[str, PyTree] = {collection: {} for collection in variables.model_state}
+        penalties: list[jax.Array] = []
         for i, (name, adapter) in enumerate(self._adapters.items()):
-            x, updated = adapter.apply(self._of(variables, name), x, train=train, key=jax.random.fold_in(key, i))
+            layer_key = jax.random.fold_in(key, i)
+            x, updated, more = adapter.apply(self._of(variables, name), x, train=train, key=layer_key)
             for collection, tree in updated.items():
                 after[collection][name] = tree
-        return x, after
+            penalties += more
+        return Applied(x, after, penalties)
 
     def layers(self, variables: Variables, x: PyTree) -> list[Layer]:
         """A line a layer."""
@@ -52,7 +53,7 @@ class StackAdapter(ModuleAdapter):
         key = jax.random.key(0)
         for name, adapter in self._adapters.items():
             own = self._of(variables, name)
-            x = shapes(jax.eval_shape(lambda v, x, a=adapter: a.apply(v, x, train=False, key=key)[0], own, x))
+            x = shapes(jax.eval_shape(lambda v, x, a=adapter: a.apply(v, x, train=False, key=key).outputs, own, x))
             layer = self.named[name]
             kind = type(layer).__name__ if not _is_function(layer) else function_name(layer)
             rows.append(Layer(name, kind, x, layer))

@@ -99,10 +99,10 @@ def test_batch_statistics_move_only_in_training():
     module = nn.BatchNorm(momentum=0.9)
     variables = adapt(module).init(KEYS[0], X)
     assert set(variables.model_state) == {"batch_stats"}
-    outputs, after = apply(module, X, train=True, variables=variables)
+    outputs, after, _ = apply(module, X, train=True, variables=variables)
     np.testing.assert_allclose(after["batch_stats"]["mean"], 0.1 * X.mean(0), rtol=1e-6)
     np.testing.assert_allclose(outputs.mean(0), 0, atol=1e-6)
-    outputs, after = apply(module, X, train=False, variables=variables)
+    outputs, after, _ = apply(module, X, train=False, variables=variables)
     np.testing.assert_allclose(outputs, X, rtol=1e-4)
     assert after is variables.model_state
 
@@ -116,7 +116,7 @@ def test_passing_collections_are_not_carried():
 
     variables = adapt(Sows()).init(KEYS[0], X)
     assert variables.model_state == {}
-    outputs, after = apply(Sows(), X, train=True, variables=variables)
+    outputs, after, _ = apply(Sows(), X, train=True, variables=variables)
     assert outputs.shape == (4, 2) and after == {}
 
 

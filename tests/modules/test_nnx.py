@@ -42,10 +42,10 @@ def test_variables_are_dicts_by_attribute_and_type():
 
 def test_modes():
     adapter, variables = start(Net(nnx.Rngs(0)))
-    train, after = adapter.apply(variables, X, train=True, key=KEYS[0])
-    again, _ = adapter.apply(variables, X, train=True, key=KEYS[0])
-    other, _ = adapter.apply(variables, X, train=True, key=KEYS[1])
-    still, same = adapter.apply(variables, X, train=False, key=KEYS[0])
+    train, after, _ = adapter.apply(variables, X, train=True, key=KEYS[0])
+    again, _, _ = adapter.apply(variables, X, train=True, key=KEYS[0])
+    other, _, _ = adapter.apply(variables, X, train=True, key=KEYS[1])
+    still, same, _ = adapter.apply(variables, X, train=False, key=KEYS[0])
     np.testing.assert_array_equal(train, again)
     assert (train != other).any() and (train != still).any()
     assert (after["batch_stats"]["norm"]["mean"] != variables.model_state["batch_stats"]["norm"]["mean"]).any()
@@ -77,7 +77,7 @@ def test_a_shared_layer_is_one_set_of_arrays():
     module = Shared(nnx.Rngs(0))
     adapter, variables = start(module)
     assert len(jax.tree.leaves(variables.params)) == 2
-    outputs, _ = adapter.apply(variables, X, train=True, key=KEYS[0])
+    outputs, _, _ = adapter.apply(variables, X, train=True, key=KEYS[0])
     np.testing.assert_allclose(outputs, module(X), rtol=1e-6)
 
 

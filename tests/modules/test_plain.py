@@ -53,7 +53,7 @@ def test_flags_and_keys_go_by_their_names(fn, train_factor, noisy_when):
 def test_several_inputs():
     adapter = adapt((lambda key, x: {}, lambda params, a, b: a - b))
     for x in ((X, X + 1), {"b": X + 1, "a": X}):
-        outputs, state = adapter.apply(adapter.init(KEYS[0], x), x, train=True, key=KEYS[0])
+        outputs, state, _ = adapter.apply(adapter.init(KEYS[0], x), x, train=True, key=KEYS[0])
         np.testing.assert_array_equal(outputs, -jnp.ones_like(X))
         assert state == {}
 
