@@ -1,7 +1,68 @@
-"""Data: from arrays to chunks of batches on the devices, in an order that only seed and epoch decide."""
+"""Data: from arrays and batches to chunks on the devices, in an order that only seed and epoch decide."""
 
-from kdist.data.arrays import ArrayLoader, from_arrays
-from kdist.data.feed import Chunk, Feed, Feeder
-from kdist.data.loader import Loader, first_rows
+from __future__ import annotations
 
-__all__ = ["ArrayLoader", "Chunk", "Feed", "Feeder", "Loader", "first_rows", "from_arrays"]
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from kdist.data.arrays import DEFAULT_BATCH_SIZE, ArrayLoader, from_arrays
+from kdist.data.batches import BatchLoader, from_batches, unpack
+from kdist.data.class_weight import ClassWeight
+from kdist.data.feed import Chunk, ChunkFeeder, Feed, Feeder
+from kdist.data.loader import Loader
+from kdist.data.stream import StreamFeeder
+from kdist.errors import ConfigError
+from kdist.typing import Batch
+
+AnyLoader = Loader | BatchLoader
+
+__all__ = [
+    "AnyLoader",
+    "ArrayLoader",
+    "BatchLoader",
+    "Chunk",
+    "ChunkFeeder",
+    "ClassWeight",
+    "DEFAULT_BATCH_SIZE",
+    "Feed",
+    "Feeder",
+    "Loader",
+    "StreamFeeder",
+    "example_batch",
+    "from_arrays",
+    "from_batches",
+    "is_loader",
+    "unpack",
+    "with_steps",
+]
+
+
+def is_loader(thing: Any) -> bool:
+    """Whether it is a loader, of rows by number or of batches."""
+    # In this order: to see whether it is a `Loader` asks for its properties, and a BatchLoader would read for them.
+    return isinstance(thing, BatchLoader) or isinstance(thing, Loader)
+
+
+def example_batch(loader: AnyLoader) -> Batch:
+    """A batch like the loader's, with as many rows as a step takes."""
+    if isinstance(loader, BatchLoader):
+        return loader.example()
+    return loader.read(np.arange(min(loader.batch_size, loader.num_rows)))
+
+
+def with_steps(loader: AnyLoader, steps: int) -> AnyLoader:
+    """The loader with epochs of at most so many steps.
+
+    Raises:
+        ConfigError: It is a loader of the user's own.
+    """
+    if isinstance(loader, BatchLoader):
+        return loader.with_steps(steps)
+    if isinstance(loader, ArrayLoader):
+        return dataclasses.replace(loader, steps=steps)
+    raise ConfigError(
+        f"The number of steps goes into the loader: give the {type(loader).__name__} a `num_steps` of {steps}, and an "
+        "`order` of so many batches."
+    )

@@ -21,9 +21,10 @@ class ArrayLoader:
 
     arrays: Batch
     batch_size: int
-    shuffle: bool
+    shuffle: bool | str
     seed: int
     cache: bool | str
+    steps: int | None = None
 
     @property
     def num_rows(self) -> int:
@@ -37,14 +38,35 @@ class ArrayLoader:
 
     @property
     def num_steps(self) -> int:
-        """S, the steps of an epoch."""
+        """S, the most steps of an epoch."""
+        return self._steps_of_a_pass if self.steps is None else self.steps
+
+    @property
+    def _steps_of_a_pass(self) -> int:
         return -(-self.num_rows // self.batch_size)
 
     def order(self, epoch: int) -> np.ndarray:
-        """The rows of an epoch in their order; see `Loader.order`."""
-        if not self.shuffle:
-            return np.arange(self.num_rows)
-        return np.random.default_rng((self.seed, epoch)).permutation(self.num_rows)
+        """The rows of an epoch in their order; see `Loader.order`.
+
+        Where an epoch has fewer steps than the data, epochs go through the data one after the other, and
+        the last of a pass gets what is left of it.
+        """
+        if self.steps is None:
+            return self._order_of_pass(epoch)
+        passed, part = divmod(epoch, -(-self._steps_of_a_pass // self.steps))
+        rows = self.steps * self.batch_size
+        return self._order_of_pass(passed)[part * rows : (part + 1) * rows]
+
+    def _order_of_pass(self, number: int) -> np.ndarray:
+        rows = np.arange(self.num_rows)
+        if not self.shuffle or (self.shuffle == "batch" and self.steps is not None):
+            return rows
+        rng = np.random.default_rng((self.seed, number))
+        if self.shuffle != "batch":
+            return rng.permutation(rows)
+        whole = self.num_rows // self.batch_size * self.batch_size  # a last, shorter batch stays where it is
+        batches = rng.permutation(rows[:whole].reshape(-1, self.batch_size))
+        return np.concatenate([batches.ravel(), rows[whole:]])
 
     def read(self, rows: np.ndarray | slice) -> Batch:
         """Those rows, gathered all at once."""
@@ -57,9 +79,10 @@ def from_arrays(
     sample_weight: PyTree = None,
     *,
     batch_size: int = DEFAULT_BATCH_SIZE,
-    shuffle: bool = True,
+    shuffle: bool | str = True,
     seed: int = 0,
     cache: bool | str = "auto",
+    steps: int | None = None,
     check_finite: bool = False,
 ) -> ArrayLoader:
     """A loader of arrays.
@@ -69,9 +92,11 @@ def from_arrays(
         y: Targets, alike.
         sample_weight: Weights ``[rows]`` or ``[rows, steps]``, or a structure of them like `y`.
         batch_size: Rows of a step, over all devices and processes.
-        shuffle: Whether each epoch has an order of its own, drawn from `seed` and the epoch.
+        shuffle: Whether each epoch has an order of its own, drawn from `seed` and the epoch; "batch" draws
+            the order of whole batches, and does nothing where `steps` is given.
         seed: What the orders are drawn from.
         cache: Whether the rows are kept on the devices: True, False, or "auto" by their size.
+        steps: The most steps of an epoch; epochs then share a pass over the data.  All of them by default.
         check_finite: Whether to read everything once, now, and refuse NaN and infinity.  It is never
             done unasked, since it reads all of the data.
 
@@ -80,9 +105,18 @@ def from_arrays(
 
     Raises:
         DataError: Lengths differ, there are no rows, or something is no array of numbers.
-        ConfigError: `batch_size` is not a positive integer, or `cache` is none of its values.
+        ConfigError: `batch_size` is not a positive integer, or another argument is none of its values.
+
+    Example:
+        >>> loader = from_arrays(np.arange(10.0), batch_size=4, shuffle=False, steps=2)
+        >>> [loader.order(epoch).tolist() for epoch in range(3)]
+        [[0, 1, 2, 3, 4, 5, 6, 7], [8, 9], [0, 1, 2, 3, 4, 5, 6, 7]]
     """
     check_batch_size(batch_size)
+    if steps is not None:
+        check_batch_size(steps, "steps")
+    if not (isinstance(shuffle, (bool, np.bool_)) or shuffle == "batch"):
+        raise ConfigError(f"shuffle must be True, False or 'batch'. Received: {shuffle!r}.")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ConfigError(f"seed must be an integer of 0 or more. Received: {seed!r}.")
     if cache not in (True, False, "auto"):
@@ -94,7 +128,7 @@ def from_arrays(
         for name, value in arrays.items():
             _check_finite(value, name)
     batch = Batch(x=arrays["x"], y=arrays["y"], weight=as_float32(arrays["sample_weight"]))
-    return ArrayLoader(batch, int(batch_size), bool(shuffle), int(seed), cache)
+    return ArrayLoader(batch, int(batch_size), shuffle, int(seed), cache, steps)
 
 
 def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
@@ -139,6 +173,8 @@ def as_arrays(tree: PyTree, name: str) -> PyTree:
 
 
 def _as_array(value: Any, name: str) -> np.ndarray:
+    if hasattr(value, "toarray"):  # a scipy sparse matrix
+        value = value.toarray()
     if not hasattr(value, "__array__"):
         raise DataError(
             f"{name} is a {type(value).__name__}, not an array. Pass a NumPy or JAX array, or a list, tuple or "

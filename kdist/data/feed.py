@@ -10,10 +10,11 @@ Shapes: B global batch, W = B padded so that it divides by the devices, C steps 
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -84,14 +85,22 @@ class Chunk(NamedTuple):
     Attributes:
         feed: Where their batches are read from; the first is batch 0.
         first_step: The step of the epoch that batch 0 is.
-        num_steps: How many batches are real; a feed may have room for more.
-        num_rows: The rows that count, in all of them.
+        rows: How many rows count in each batch, int ``[num_steps]``; they are the first of it.
     """
 
     feed: Feed
     first_step: int
-    num_steps: int
-    num_rows: int
+    rows: np.ndarray
+
+    @property
+    def num_steps(self) -> int:
+        """How many batches are real; a feed may have room for more."""
+        return len(self.rows)
+
+    @property
+    def num_rows(self) -> int:
+        """The rows that count, in all of them."""
+        return int(self.rows.sum())
 
 
 class _Span(NamedTuple):
@@ -103,8 +112,52 @@ class _Span(NamedTuple):
     width: int
 
 
-class Feeder:
+class _Epoch(NamedTuple):
+    """The rows of an epoch from some step on, and the chunks that they are placed in."""
+
+    rows: np.ndarray
+    spans: list[_Span]
+
+
+class ChunkFeeder(abc.ABC):
     """Chunks of a loader on the devices of a distribution; use as a context manager.
+
+    Attributes:
+        width: W, the rows of a batch as it is placed.
+    """
+
+    width: int
+
+    @property
+    @abc.abstractmethod
+    def chunk_steps(self) -> int:
+        """C, the most steps that a chunk holds."""
+
+    @abc.abstractmethod
+    def chunks(self, epoch: int, *, start: int = 0, then: int | None = None) -> Iterator[Chunk]:
+        """The chunks of an epoch; while one is used, the next is prepared.
+
+        Args:
+            epoch: Which epoch.
+            start: The step of the epoch to start with.
+            then: The epoch that comes next, which may be prepared too.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Ends the thread; what it prepared is dropped."""
+
+    def __enter__(self) -> Self:
+        """The feeder itself."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes the feeder."""
+        self.close()
+
+
+class Feeder(ChunkFeeder):
+    """Chunks of rows by number on the devices of a distribution; use as a context manager.
 
     Args:
         loader: The data.
@@ -131,95 +184,101 @@ class Feeder:
         self.distribution = distribution
         self.resident = loader.nbytes <= RESIDENT_BYTES if loader.cache == "auto" else bool(loader.cache)
         self._size = min(loader.batch_size, loader.num_rows)
-        self._spans = self._plan(multiple, steps_per_execution, exact)
-        self.padded = sum(span.width * (span.last - span.first) for span in self._spans) != loader.num_rows
+        self._multiple, self._steps_per_execution, self._exact = multiple, steps_per_execution, exact
+        spans = self._plan(loader.num_rows)
+        self.padded = sum(span.width * (span.last - span.first) for span in spans) != loader.num_rows
+        first = self._plan(min(loader.num_rows, loader.num_steps * self._size))[0]
+        self._room, self.width = first.room, first.width
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="kdist-feed")
-        self._ahead: dict[tuple[int, int], Future[Chunk]] = {}
+        self._ahead: dict[tuple[int, int, int], Future[Chunk]] = {}
         self._rows: Batch | None = None
-        self._order: tuple[int, np.ndarray] | None = None
+        self._epochs: dict[tuple[int, int], _Epoch] = {}
 
     @property
     def chunk_steps(self) -> int:
-        """C, the most steps that a chunk holds."""
-        return self._spans[0].room
+        """See `ChunkFeeder.chunk_steps`."""
+        return self._room
 
-    def chunks(self, epoch: int, *, then: int | None = None) -> Iterator[Chunk]:
-        """The chunks of an epoch; while one is used, the next is prepared.
-
-        Args:
-            epoch: Which epoch.
-            then: The epoch that comes next, whose first chunk is prepared during the last of this one.
-        """
-        for i in range(len(self._spans)):
-            ahead = self._ahead.pop((epoch, i), None)
-            chunk = self._make(epoch, i) if ahead is None else ahead.result()
-            if i + 1 < len(self._spans):
-                self._prepare(epoch, i + 1)
+    def chunks(self, epoch: int, *, start: int = 0, then: int | None = None) -> Iterator[Chunk]:
+        """See `ChunkFeeder.chunks`; the first chunk of the epoch `then` is prepared during the last of this one."""
+        i, count = 0, 1
+        while i < count and (not start or self._epoch(epoch, start).spans):
+            ahead = self._ahead.pop((epoch, start, i), None)
+            chunk = self._make(epoch, start, i) if ahead is None else ahead.result()
+            count = len(self._epoch(epoch, start).spans)
+            if i + 1 < count:
+                self._prepare(epoch, start, i + 1)
             elif then is not None:
-                self._prepare(then, 0)
+                self._prepare(then, 0, 0)
             yield chunk
+            i += 1
 
     def close(self) -> None:
-        """Ends the thread; what it prepared is dropped."""
+        """See `ChunkFeeder.close`."""
         self._worker.shutdown(cancel_futures=True)
         self._ahead.clear()
 
-    def __enter__(self) -> Feeder:
-        """The feeder itself."""
-        return self
+    def _plan(self, rows: int, start: int = 0, room: int | None = None) -> list[_Span]:
+        """The chunks of so many rows, whose steps are counted from `start`.
 
-    def __exit__(self, *exception: object) -> None:
-        """Closes the feeder."""
-        self.close()
-
-    def _plan(self, multiple: int, steps_per_execution: int, exact: str) -> list[_Span]:
-        loader, size, steps = self.loader, self._size, self.loader.num_steps
+        Args:
+            rows: How many rows there are.
+            start: What their first step is called.
+            room: C; by default as much as fits.
+        """
+        size, multiple = self._size, self._multiple
+        steps = -(-rows // size)
         width = -(-size // multiple) * multiple
-        tail = loader.num_rows % size
+        tail = rows % size
         divides = width == size and tail % multiple == 0
-        if exact == "always" and not divides:
+        if self._exact == "always" and not divides:
             raise DataError(
                 "A loss or metric that returns one number a batch cannot tell real rows from those that fill up a "
-                f"batch, and {loader.num_rows} rows in batches of {size} do not divide over {multiple} parts. "
+                f"batch, and {rows} rows in batches of {size} do not divide over {multiple} parts. "
                 "Return one value a row, or choose a batch_size that divides."
             )
-        apart = bool(tail) and exact != "never" and divides
+        apart = bool(tail) and self._exact != "never" and divides
         full = steps - 1 if apart else steps
-        room = full if self.resident else self._chunk_steps(full, width, steps_per_execution)
-        spans = [_Span(s, min(s + room, full), room, width) for s in range(0, full, room)]
-        return [*spans, _Span(full, steps, 1, tail)] if apart else spans
+        if room is None and full:
+            room = full if self.resident else self._chunk_steps(full, width)
+        spans = [_Span(start + s, start + min(s + room, full), room, width) for s in range(0, full, room or 1) if room]
+        return [*spans, _Span(start + full, start + steps, 1, tail)] if apart else spans
 
-    def _chunk_steps(self, steps: int, width: int, steps_per_execution: int) -> int:
+    def _chunk_steps(self, steps: int, width: int) -> int:
         """C of a streamed chunk: of equal size, to have little to fill, and a multiple of K."""
         bytes_a_step = max(1, self.loader.nbytes // self.loader.num_rows * width)
         limit = min(MAX_CHUNK_STEPS, max(1, CHUNK_BYTES // bytes_a_step), steps)
         room = -(-steps // -(-steps // limit))
-        whole = min(steps_per_execution, steps)
+        whole = min(self._steps_per_execution, steps)
         return -(-room // whole) * whole
 
-    def _prepare(self, epoch: int, i: int) -> None:
-        if (epoch, i) not in self._ahead:
-            self._ahead[epoch, i] = self._worker.submit(self._make, epoch, i)
+    def _prepare(self, epoch: int, start: int, i: int) -> None:
+        if (epoch, start, i) not in self._ahead:
+            self._ahead[epoch, start, i] = self._worker.submit(self._make, epoch, start, i)
 
-    def _make(self, epoch: int, i: int) -> Chunk:
-        span, size = self._spans[i], self._size
-        order = self._order_of(epoch)[span.first * size : span.last * size]
-        laid_out = arrange(order, size, span.room, span.width)
-        feed = self._resident(laid_out) if self.resident else self._streamed(laid_out)
-        return Chunk(feed, span.first, span.last - span.first, len(order))
+    def _make(self, epoch: int, start: int, i: int) -> Chunk:
+        rows, spans = self._epoch(epoch, start)
+        span, size = spans[i], self._size
+        mine = rows[(span.first - start) * size : (span.last - start) * size]
+        order = arrange(mine, size, span.room, span.width)
+        feed = self._resident(order) if self.resident else self._streamed(order)
+        counts = np.minimum(size, len(mine) - size * np.arange(span.last - span.first))
+        return Chunk(feed, span.first, counts)
 
-    def _order_of(self, epoch: int) -> np.ndarray:
-        known = self._order
-        if known is None or known[0] != epoch:
-            self._order = known = (epoch, self.loader.order(epoch))
-        return known[1]
+    def _epoch(self, epoch: int, start: int) -> _Epoch:
+        known = self._epochs.get((epoch, start))
+        if known is None:
+            rows = self.loader.order(epoch)[start * self._size :]
+            known = _Epoch(rows, self._plan(len(rows), start, self._room))
+            self._epochs = {**dict(list(self._epochs.items())[-1:]), (epoch, start): known}  # two at a time
+        return known
 
     def _resident(self, order: np.ndarray) -> Feed:
         if self._rows is None:
             everything = self.loader.read(slice(None))
             place = self.distribution.replicated
-            self._rows = jax.tree.map(lambda a: _place_whole(a, place), everything)
-        return Feed(self._rows, _place_whole(order, self.distribution.batch_sharding(axis=1)), self.padded)
+            self._rows = jax.tree.map(lambda a: place_whole(a, place), everything)
+        return Feed(self._rows, place_whole(order, self.distribution.batch_sharding(axis=1)), self.padded)
 
     def _streamed(self, order: np.ndarray) -> Feed:
         sharding = self.distribution.batch_sharding(axis=1)
@@ -266,7 +325,7 @@ def arrange(rows: np.ndarray, size: int, room: int, width: int) -> np.ndarray:
     return order
 
 
-def _place_whole(array: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
+def place_whole(array: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
     """A global array that every process has at hand."""
     if jax.process_count() == 1:  # on several, device_put would stop to compare the arrays of all of them
         return jax.device_put(array, sharding)

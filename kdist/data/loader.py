@@ -14,11 +14,6 @@ import numpy as np
 from kdist.typing import Batch
 
 
-def first_rows(loader: Loader) -> Batch:
-    """As many rows as a step takes, in the order they are stored: an example of the loader's batches."""
-    return loader.read(np.arange(min(loader.batch_size, loader.num_rows)))
-
-
 @runtime_checkable
 class Loader(Protocol):
     """Random-access data, the same in every process.
@@ -33,7 +28,7 @@ class Loader(Protocol):
 
     @property
     def num_rows(self) -> int:
-        """Rows of an epoch."""
+        """Rows of the data."""
 
     @property
     def nbytes(self) -> int:
@@ -45,10 +40,10 @@ class Loader(Protocol):
 
     @property
     def num_steps(self) -> int:
-        """S, the steps of an epoch; the last may hold fewer than B rows."""
+        """S, the most steps of an epoch; the last may hold fewer than B rows."""
 
     def order(self, epoch: int) -> np.ndarray:
-        """The rows of an epoch in their order, int ``[num_rows]``: a pure function of seed and epoch."""
+        """The rows of an epoch in their order, as many as `num_steps` take: a pure function of seed and epoch."""
 
     def read(self, rows: np.ndarray | slice) -> Batch:
         """Those rows, as a batch of NumPy arrays ``[*rows.shape, ...]``."""

@@ -29,6 +29,11 @@ class DataParallel:
         zero_stage: How much of the state is sharded. Only 0, nothing, so far.
         devices: The devices to use; all devices of all processes by default.
         replicas: Length of the mesh's "replica" axis; "auto" is the number of TPU slices.
+
+    Example:
+        >>> import jax
+        >>> DataParallel(devices=jax.devices()[:1]).num_devices
+        1
     """
 
     zero_stage: int = 0

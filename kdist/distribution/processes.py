@@ -45,6 +45,9 @@ def initialize(
     Raises:
         DistributionError: Arguments are missing or out of range, JAX was already in use, or the
             processes did not come together in time.
+
+    Example:
+        >>> initialize(num_processes=1)  # nothing to join
     """
     if jax.distributed.is_initialized():
         return
@@ -91,7 +94,12 @@ def _from_environment(value: int | None, name: str) -> int | None:
 
 
 def is_main_process() -> bool:
-    """Whether this is process 0, the one that prints and writes logs."""
+    """Whether this is process 0, the one that prints and writes logs.
+
+    Example:
+        >>> is_main_process()
+        True
+    """
     return jax.process_index() == 0
 
 
@@ -122,3 +130,12 @@ def agree(value: int) -> int:
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.broadcast_one_to_all(np.uint32(value)))
+
+
+def agree_on_least(value: int) -> int:
+    """The least of all processes' values, 0 .. 2**31 - 1.  All must call it, at the same point."""
+    if jax.process_count() == 1:
+        return value
+    from jax.experimental import multihost_utils
+
+    return int(multihost_utils.process_allgather(np.int32(value)).min())

@@ -2,6 +2,7 @@
 
 import collections
 
+import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
@@ -145,3 +146,83 @@ def test_the_finite_check_names_the_leaf_and_passes_integers():
     with pytest.raises(DataError, match=r"x\['b'\]"):
         from_arrays({"a": np.arange(2), "b": np.array([0.0, np.nan])}, check_finite=True)
     assert from_arrays({"a": np.arange(2)}, check_finite=True).num_rows == 2
+
+
+# Epochs of some steps, whole batches, and sparse matrices ----------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "steps", "windows"),
+    [
+        (2, 5, [(0, 10)]),
+        (2, 2, [(0, 4), (4, 8), (8, 10)]),
+        (3, 3, [(0, 9), (9, 10)]),
+        (4, 1, [(0, 4), (4, 8), (8, 10)]),
+        (4, 7, [(0, 10)]),  # more steps than there are
+        (100, 1, [(0, 10)]),
+    ],
+)
+@pytest.mark.parametrize("shuffle", [False, True])
+def test_epochs_of_some_steps_share_a_pass(batch_size, steps, windows, shuffle):
+    loader = from_arrays(X, batch_size=batch_size, steps=steps, shuffle=shuffle, seed=2)
+    assert loader.num_steps == steps and loader.num_rows == 10
+    for number in range(2):
+        order = from_arrays(X, shuffle=shuffle, seed=2).order(number)
+        for part, (start, stop) in enumerate(windows):
+            np.testing.assert_array_equal(loader.order(number * len(windows) + part), order[start:stop])
+
+
+def test_whole_batches_are_shuffled():
+    loader = from_arrays(X, batch_size=3, shuffle="batch", seed=1)
+    orders = [loader.order(epoch).tolist() for epoch in range(8)]
+    for order in orders:
+        whole = [order[i : i + 3] for i in (0, 3, 6)]
+        assert sorted(whole) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]] and order[9:] == [9]  # the short one stays last
+    assert len({tuple(order) for order in orders}) > 1
+    assert loader.order(3).tolist() == orders[3]
+
+
+@pytest.mark.parametrize(("arguments", "moves"), [({"steps": 2}, False), ({"batch_size": 20}, False), ({}, True)])
+def test_whole_batches_that_stay_where_they_are(arguments, moves):
+    """Keras does the same with steps; a single batch has nowhere to go."""
+    loader = from_arrays(X, **{"batch_size": 2, "shuffle": "batch", **arguments})
+    rows = np.concatenate([loader.order(epoch) for epoch in range(3)])
+    assert (rows != np.resize(np.arange(10), len(rows))).any() == moves
+
+
+@pytest.mark.parametrize("shuffle", ["rows", None, 2, "True"])
+def test_what_is_no_way_to_shuffle(shuffle):
+    with pytest.raises(ConfigError, match="shuffle must be True, False or 'batch'. Received: "):
+        from_arrays(X, shuffle=shuffle)
+
+
+@pytest.mark.parametrize("steps", [0, -1, 1.5, True, "2"])
+def test_what_is_no_number_of_steps(steps):
+    with pytest.raises(ConfigError, match="steps must be a positive integer. Received: "):
+        from_arrays(X, steps=steps)
+
+
+class Sparse:
+    """What of a scipy matrix is used; it has no `__array__`, and scipy is not needed."""
+
+    def __init__(self, dense):
+        self.dense, self.shape, self.dtype = dense, dense.shape, dense.dtype
+
+    def toarray(self):
+        return self.dense
+
+
+@pytest.mark.parametrize("x", [Sparse(X), [Sparse(X), X], {"a": Sparse(X)}], ids=["alone", "in a list", "by name"])
+def test_sparse_matrices_become_arrays(x):
+    batch = from_arrays(x, Sparse(np.eye(10))).read(slice(None))
+    for leaf in jax.tree.leaves(batch.x):
+        assert type(leaf) is np.ndarray
+        np.testing.assert_array_equal(leaf, X)
+    assert batch.y.dtype == np.float32
+
+
+def test_sparse_matrices_are_checked_as_arrays_are():
+    with pytest.raises(DataError, match="x: 10; y: 9"):
+        from_arrays(X, Sparse(X[:9]))
+    with pytest.raises(DataError, match="x has dtype object"):
+        from_arrays(Sparse(np.array([[None]] * 10)))
