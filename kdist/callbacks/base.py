@@ -22,9 +22,24 @@ class Callback:
         params: "verbose", "epochs", "steps" (of an epoch) and "rows" (of an epoch).
         async_safe: Set to True in a callback whose batch hooks only look: it then costs no fusing, and
             is called for one execution while the next is running.
+        batch_stride: Set to n in a callback whose batch hooks act on every n-th batch only, counted through all
+            epochs of a `fit`: steps are fused up to there, and nothing runs while it acts.
+        reads_logs: Set to False while batch hooks do without logs: they are computed only if a callback reads them.
+
+    Example:
+        >>> import flax.linen as nn, kdist, numpy as np
+        >>> class Announce(Callback):
+        ...     def on_epoch_end(self, epoch, logs=None):
+        ...         print("epoch", epoch, sorted(logs))
+        >>> model = kdist.Model(nn.Dense(1))
+        >>> model.compile("sgd", "mse")
+        >>> _ = model.fit(np.ones((8, 3)), np.zeros((8, 1)), verbose=0, callbacks=Announce())
+        epoch 0 ['loss']
     """
 
     async_safe = False
+    batch_stride = 1
+    reads_logs = True
 
     def __init__(self) -> None:
         self.model: Any = None

@@ -15,6 +15,13 @@ class History(Callback):
         history: Log name to the list of its values, one an epoch in which it was logged.
         epoch: The epochs recorded.
         params: "verbose", "epochs" and "steps".
+
+    Example:
+        >>> history = History()
+        >>> history.on_train_begin()
+        >>> history.on_epoch_end(0, {"loss": 0.5})
+        >>> history.epoch, history.history
+        ([0], {'loss': [0.5]})
     """
 
     def __init__(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -29,6 +30,12 @@ class CallbackList:
 
     Raises:
         ConfigError: Something in the list is no Callback.
+
+    Example:
+        >>> callbacks = CallbackList([[History()]], epochs=1)
+        >>> callbacks.on_epoch_end(0, {"loss": 0.5})
+        >>> callbacks.history.history
+        {'loss': [0.5]}
     """
 
     def __init__(
@@ -72,13 +79,18 @@ class CallbackList:
             for callback in reversed(self.callbacks):
                 stack.callback(callback.close)
 
-    def watches(self, kind: str) -> bool:
-        """Whether a callback sees to it that nothing runs between its batch hooks.
+    def stride(self, kind: str) -> int | None:
+        """After how many batches nothing may run before batch hooks have returned; None if none mind.
 
         Args:
             kind: "train", "test" or "predict".
         """
-        return any(not c.async_safe and self._hooks(c, kind) for c in self.callbacks)
+        strides = [c.batch_stride for c in self.callbacks if not c.async_safe and self._hooks(c, kind)]
+        return math.gcd(*strides) if strides else None
+
+    def reads_logs(self, kind: str) -> bool:
+        """Whether any callback wants the logs of the next batch hook of this kind."""
+        return any(c.reads_logs and self._hooks(c, kind) for c in self.callbacks)
 
     def listens(self, kind: str) -> bool:
         """Whether any callback has batch hooks of this kind at all, so that logs are wanted."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import math
 import os
 from pathlib import Path
 from typing import IO, Any
@@ -11,11 +13,12 @@ import numpy as np
 
 from kdist.callbacks.base import Callback
 from kdist.distribution import is_main_process
+from kdist.errors import ConfigError
 from kdist.typing import Logs
 
 
-class JSONLLogger(Callback):
-    """A line of JSON an epoch: ``{"epoch": 0, "loss": ..., ...}``, flushed as it is written.
+class FileLogger(Callback):
+    """A file that is open while training runs, and that a line an epoch is written to.
 
     Args:
         filename: The file; its directory is made.
@@ -32,14 +35,17 @@ class JSONLLogger(Callback):
         """Opens the file."""
         if is_main_process():
             self.filename.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.filename, "a" if self.append else "w", encoding="utf-8")  # noqa: SIM115
+            self._file = open(self.filename, "a" if self.append else "w", encoding="utf-8", newline="")  # noqa: SIM115
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Writes the epoch's line."""
+        """Writes the epoch's line, and flushes it."""
         if self._file is not None:
-            line = {"epoch": epoch, **{name: _plain(value) for name, value in (logs or {}).items()}}
-            self._file.write(json.dumps(line) + "\n")
+            self.write(self._file, epoch, {name: plain(value) for name, value in (logs or {}).items()})
             self._file.flush()
+
+    def write(self, file: IO[str], epoch: int, logs: Logs) -> None:
+        """Writes the line of an epoch; logs are floats, or lists of them."""
+        raise NotImplementedError
 
     def close(self) -> None:
         """Closes the file."""
@@ -48,9 +54,102 @@ class JSONLLogger(Callback):
             self._file = None
 
 
-def _plain(value: Any) -> Any:
-    """A number or list, with NaN and infinities as strings, which JSON has no numbers for."""
-    if np.ndim(value):
-        return [_plain(v) for v in value]
-    value = float(value)
-    return value if np.isfinite(value) else str(value)
+class JSONLLogger(FileLogger):
+    r"""A line of JSON an epoch: ``{"epoch": 0, "loss": ..., ...}``, flushed as it is written.
+
+    Args:
+        filename: The file; its directory is made.
+        append: Whether to go on after what the file holds; else it is started anew.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     logger = JSONLLogger(f"{directory}/history.jsonl")
+        ...     logger.on_train_begin()
+        ...     logger.on_epoch_end(0, {"loss": 0.5})
+        ...     logger.close()
+        ...     pathlib.Path(directory, "history.jsonl").read_text()
+        '{"epoch": 0, "loss": 0.5}\n'
+    """
+
+    def write(self, file: IO[str], epoch: int, logs: Logs) -> None:
+        """Writes the epoch's line."""
+        file.write(json.dumps(jsonable({"epoch": epoch, **logs})) + "\n")
+
+
+class CSVLogger(FileLogger):
+    r"""A table: "epoch", then a column for each log of the first epoch, in alphabetical order.
+
+    If that epoch was not validated, there is a column for the validation of each, too.  What an epoch lacks is ``NA``,
+    what it has more is left out; vectors are written ``[a, b]``.
+
+    Args:
+        filename: The file; its directory is made.
+        separator: What stands between columns: one character.
+        append: Whether to go on after what the file holds, in its columns; else it is started anew.
+
+    Raises:
+        ConfigError: When training begins, if the file to append to is no such table.
+
+    Example:
+        >>> import pathlib, tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     logger = CSVLogger(f"{directory}/history.csv")
+        ...     logger.on_train_begin()
+        ...     logger.on_epoch_end(0, {"loss": 0.5})
+        ...     logger.close()
+        ...     pathlib.Path(directory, "history.csv").read_text()
+        'epoch,loss,val_loss\n0,0.5,NA\n'
+    """
+
+    def __init__(self, filename: str | os.PathLike[str], separator: str = ",", append: bool = False) -> None:
+        super().__init__(filename, append)
+        if not isinstance(separator, str) or len(separator) != 1:
+            raise ConfigError(f"separator must be one character. Received: {separator!r}.")
+        self.separator = separator
+        self._columns: list[str] = []
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Opens the file."""
+        self._columns = self._columns_of_file() if self.append and is_main_process() else []
+        super().on_train_begin(logs)
+
+    def _columns_of_file(self) -> list[str]:
+        if not self.filename.exists():
+            return []
+        with self.filename.open(encoding="utf-8", newline="") as file:
+            header = next(csv.reader(file, delimiter=self.separator), [])
+        if header and header[0] != "epoch":
+            raise ConfigError(
+                f"CSVLogger cannot append to {self.filename}: its first column is not 'epoch' with the separator "
+                f"{self.separator!r}. Give another file, or append=False."
+            )
+        return header
+
+    def write(self, file: IO[str], epoch: int, logs: Logs) -> None:
+        """Writes the epoch's line, under a header if it is the first."""
+        writer = csv.writer(file, delimiter=self.separator, lineterminator="\n")
+        if not self._columns:
+            names = sorted(logs)
+            if not any(name.startswith("val_") for name in names):
+                names += [f"val_{name}" for name in names]
+            self._columns = ["epoch", *names]
+            writer.writerow(self._columns)
+        row = {"epoch": epoch, **logs}
+        writer.writerow([row.get(column, "NA") for column in self._columns])
+
+
+def plain(value: Any) -> Any:
+    """A log as a float, or a list of floats; a string of somebody's own stays."""
+    if isinstance(value, str):
+        return value
+    return [plain(v) for v in value] if np.ndim(value) else float(value)
+
+
+def jsonable(value: Any) -> Any:
+    """The same, and what it is in, with NaN and infinities as strings, which JSON has no numbers for."""
+    if isinstance(value, dict):
+        return {name: jsonable(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [jsonable(v) for v in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value

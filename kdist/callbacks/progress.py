@@ -21,6 +21,13 @@ class ProgressBar(Callback):
 
     In a terminal a bar moves while an epoch runs and leaves one line behind.  Elsewhere (a file, a
     pipe, a log of a pod) there is one line an epoch, and a line every half minute inside it.
+
+    Example:
+        >>> bar = ProgressBar()
+        >>> bar.set_params({"verbose": 2, "epochs": 1, "steps": 5, "rows": 40})
+        >>> bar.on_epoch_begin(0)
+        >>> bar.on_epoch_end(0, {"loss": 0.5})  # doctest: +ELLIPSIS
+        Epoch 1/1  5 steps  ...  loss 0.5000
     """
 
     async_safe = True
@@ -31,6 +38,7 @@ class ProgressBar(Callback):
         self._task: Any = None
         self._fitting = False
         self._quiet = True
+        self._live = False
         self._started = self._last_line = 0.0
         self._clock = (0.0, 0)
         self._compiled = False
@@ -105,7 +113,8 @@ class ProgressBar(Callback):
         self._title, self._step, self._updates, self._speed = title, 0, 0, ""
         self._started = self._last_line = time.perf_counter()
         self._clock = (self._started, 0)
-        if self._quiet or not self._live:
+        self.reads_logs = self._live and not self._quiet
+        if not self.reads_logs:
             return
         if self._bar is None:
             self._bar = _live_bar()
@@ -123,12 +132,14 @@ class ProgressBar(Callback):
             return
         if self._bar is not None:
             self._bar.update(self._task, completed=step, rate=self._speed, metrics=_format(logs, short=True))
-        elif time.perf_counter() - self._last_line > HEARTBEAT_SECONDS:
-            self._last_line = time.perf_counter()
+        elif self.reads_logs:
+            self._last_line, self.reads_logs = time.perf_counter(), False
             steps = self.params.get("steps")
             done = f"{step}/{steps}" if steps else str(step)
             left = f"  {_duration(self._elapsed() / step * (steps - step))} left" if steps else ""
             print(f"{self._title}  {done} steps  {self._speed}{left}  {_format(logs)}".rstrip(), flush=True)
+        else:  # a line is due: the next update is to come with logs
+            self.reads_logs = time.perf_counter() - self._last_line > HEARTBEAT_SECONDS
 
     def _end(self, logs: Logs | None) -> None:
         if self._quiet:
@@ -146,13 +157,15 @@ class ProgressBar(Callback):
         return time.perf_counter() - self._started
 
     def _rate(self) -> str:
-        rows, steps, (since, before) = self.params.get("rows"), self.params.get("steps"), self._clock
+        (since, before), steps = self._clock, self.params.get("steps")
+        rows = self.params.get("rows") if steps else None
         if self._updates < 3:  # an update comes an execution late: two are no measure
             since, before = self._started, 0
-        done = min(self._step, steps or 0) - before
-        if not rows or done <= 0:
+        done = min(self._step, steps or self._step) - before
+        if done <= 0:
             return ""
-        return f"{rows * done / steps / max(time.perf_counter() - since, 1e-9):,.0f} samples/s"
+        rate = done / max(time.perf_counter() - since, 1e-9)
+        return f"{rate:,.1f} steps/s" if rows is None else f"{rate * rows / steps:,.0f} samples/s"
 
 
 ProgbarLogger = ProgressBar

@@ -350,7 +350,8 @@ def test_who_watches_and_who_listens():
     for callback, expected in table:
         callbacks = CallbackList([callback])
         for kind in ("train", "test", "predict"):
-            assert (callbacks.watches(kind), callbacks.listens(kind)) == expected.get(kind, (False, False)), callback
+            found = (callbacks.stride(kind) is not None, callbacks.listens(kind))
+            assert found == expected.get(kind, (False, False)), callback
 
 
 def test_a_list_of_the_users_own_is_used_as_it_is(models):

@@ -1,0 +1,177 @@
+"""A checkpoint on disk: named trees of arrays and a JSON note in one directory.  Only this file touches Orbax.
+
+A checkpoint is complete or it is not there: it is written beside its place and renamed at the end.  What the trees mean
+is said by `weights.py` and `state.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdist.distribution import agree, is_main_process
+from kdist.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
+from kdist.typing import PyTree
+
+MOST_LISTED = 10
+
+
+def write(
+    directory: str | os.PathLike[str], trees: dict[str, PyTree], meta: dict[str, Any] | None = None, *, kind: str
+) -> None:
+    """Writes a checkpoint.  All processes call it; a checkpoint that is there is replaced.
+
+    Args:
+        directory: Where to; its parents are made.
+        trees: Trees of arrays by name.
+        meta: A note that JSON can hold.
+        kind: What is written, for messages: "weights" or "training states".
+
+    Raises:
+        CheckpointError: It cannot be written, or the directory holds something else.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    path = Path(directory).absolute()
+    beside, replaced = _beside(path, "new"), _beside(path, "old")
+
+    def make_way() -> None:
+        if path.exists() and not path.is_dir():
+            raise CheckpointError(f"Cannot write {kind} to {path}: it is a file, not a directory.")
+        if path.is_dir() and any(path.iterdir()) and not _is_checkpoint(path):
+            raise CheckpointError(
+                f"Cannot write {kind} to {path}: the directory holds files that are no checkpoint. Give one of its own."
+            )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # What a killed run left behind; the old one is complete, so it is kept until there is another.
+        if replaced.is_dir() and not path.exists():
+            replaced.rename(path)
+        for leftover in [*path.parent.glob(f"{beside.name}*"), replaced]:
+            shutil.rmtree(leftover, ignore_errors=True)
+
+    def put_in_place() -> None:
+        if path.exists():
+            path.rename(replaced)
+        beside.rename(path)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+    try:
+        _on_main_process(make_way)
+        ocp.save_checkpointables(beside, {name: by_path(t) for name, t in trees.items()}, custom_metadata=meta or {})
+        _on_main_process(put_in_place)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"Cannot write {kind} to {path}: {error}") from error
+
+
+def read(
+    directory: str | os.PathLike[str], likes: dict[str, PyTree], *, kind: str
+) -> tuple[dict[str, PyTree], dict[str, Any]]:
+    """Reads trees of a checkpoint.  All processes call it.
+
+    Args:
+        directory: Where from.
+        likes: The trees to read, by name, with the shapes, dtypes and shardings that are expected.
+        kind: What is read, for messages.
+
+    Returns:
+        The trees, placed like `likes`, and the note.
+
+    Raises:
+        CheckpointError: There is no such checkpoint.
+        CheckpointCorruptError: It is damaged.
+        CheckpointMismatchError: It is of another model.  Nothing is cast or left out.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    unreadable = (OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError)
+    path = Path(directory).absolute()
+    if not path.is_dir():
+        if not _beside(path, "old").is_dir():
+            raise CheckpointError(f"There are no {kind} at {path}: it is not a directory.")
+        path = _beside(path, "old")  # a run was killed while it put a new one in its place
+    if not _is_checkpoint(path):
+        raise CheckpointError(f"There are no {kind} at {path} that Orbax can read.")
+    try:
+        about = ocp.checkpointables_metadata(path)
+    except unreadable as error:
+        raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: {error}") from error
+    damaged = [name for name in likes if about.metadata.get(name, {}) is None]
+    if damaged:
+        raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: {', '.join(damaged)} is damaged.")
+    missing = [name for name in likes if name not in about.metadata]
+    if missing:
+        raise CheckpointError(f"There are no {kind} at {path}: it holds {', '.join(about.metadata)} only.")
+    expected = {name: by_path(like) for name, like in likes.items()}
+    for name, arrays in expected.items():
+        _compare(path, kind, {n: _signature(a) for n, a in about.metadata[name].items()}, arrays)
+    targets = {name: {n: _target(a) for n, a in arrays.items()} for name, arrays in expected.items()}
+    try:
+        loaded = ocp.load_checkpointables(path, targets)
+    except unreadable as error:
+        raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: {error}") from error
+    trees = {}
+    for name, like in likes.items():
+        # A key comes back with an equal sharding of another rank, which would be compiled for anew.
+        leaves = [jax.device_put(loaded[name][n], target.sharding) for n, target in targets[name].items()]
+        trees[name] = jax.tree.unflatten(jax.tree.structure(like), leaves)
+    return trees, dict(about.custom_metadata or {})
+
+
+def by_path(tree: PyTree) -> dict[str, Any]:
+    """The leaves by their path, such as ``params.dense.kernel``: the same for dicts of any key type."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether Orbax has left its mark: `ocp.is_orbax_checkpoint` takes an empty directory for one."""
+    return (path / "_CHECKPOINT_METADATA").is_file()
+
+
+def _beside(path: Path, name: str) -> Path:
+    return path.with_name(f".{path.name}.{name}")
+
+
+def _on_main_process(action: Callable[[], None]) -> None:
+    """Process 0 does it, while the others wait; if it fails, all of them raise."""
+    error: Exception | None = None
+    if is_main_process():
+        try:
+            action()
+        except (OSError, CheckpointError) as raised:
+            error = raised
+    if agree(int(error is not None)):
+        raise error or CheckpointError("Process 0 could not write a checkpoint; its own message says why.")
+
+
+def _target(a: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=getattr(a, "sharding", None))
+
+
+def _signature(a: Any) -> str:
+    if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):  # on disk, a key is the integers that it is made of
+        a = jax.eval_shape(jax.random.key_data, a)
+    return f"{np.dtype(a.dtype).name}{list(a.shape)}"
+
+
+def _compare(path: Path, kind: str, found: dict[str, str], like: dict[str, Any]) -> None:
+    expected = {name: _signature(a) for name, a in like.items()}
+    names = [*expected, *(name for name in found if name not in expected)]
+    wrong = [n for n in names if found.get(n) != expected.get(n)]
+    if wrong:
+        lines = [
+            f"  {n}: expected {expected.get(n, 'nothing')}, found {found.get(n, 'nothing')}"
+            for n in wrong[:MOST_LISTED]
+        ]
+        more = f"\n  ... and {len(wrong) - MOST_LISTED} more" if len(wrong) > MOST_LISTED else ""
+        raise CheckpointMismatchError(
+            f"The {kind} at {path} are not of this model: {len(wrong)} of {len(names)} arrays differ.\n"
+            + "\n".join(lines)
+            + more
+        )

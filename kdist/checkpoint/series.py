@@ -1,0 +1,50 @@
+"""A series of checkpoints in one directory, by number: which there are, and which can go."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from kdist.distribution import agree, is_main_process
+
+
+def numbers(directory: str | os.PathLike[str]) -> list[int]:
+    """The numbers of the checkpoints that are there, ascending, as this process sees them."""
+    path = Path(directory)
+    return sorted(int(p.name) for p in path.iterdir() if p.name.isdecimal()) if path.is_dir() else []
+
+
+def newest(directory: str | os.PathLike[str], below: int | None = None) -> int | None:
+    """The greatest number, as process 0 sees it; None if there is none.  All processes call it.
+
+    Args:
+        directory: Where the series is.
+        below: Only numbers below this one count.
+    """
+    found = [n for n in numbers(directory) if below is None or n < below]
+    shared = agree(found[-1] + 1 if found else 0)
+    return shared - 1 if shared else None
+
+
+def remove(directory: str | os.PathLike[str], number: int) -> None:
+    """Removes a checkpoint, on process 0."""
+    if is_main_process():
+        shutil.rmtree(Path(directory, str(number)), ignore_errors=True)
+
+
+def keep_newest(directory: str | os.PathLike[str], count: int) -> None:
+    """Removes all but the newest, on process 0."""
+    if is_main_process():
+        for number in numbers(directory)[:-count]:
+            remove(directory, number)
+
+
+def clear(directory: str | os.PathLike[str]) -> None:
+    """Removes the series, and the directory if there is nothing else in it, on process 0."""
+    path = Path(directory)
+    if is_main_process() and path.is_dir():
+        for number in numbers(path):
+            remove(path, number)
+        if not any(path.iterdir()):
+            path.rmdir()

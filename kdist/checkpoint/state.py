@@ -1,0 +1,54 @@
+"""A training state in a directory: weights, and all that training goes on from."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from kdist.checkpoint import directory as directories
+from kdist.state import TrainState
+from kdist.typing import PyTree
+
+
+def save_state(directory: str | os.PathLike[str], state: TrainState, meta: dict[str, Any]) -> None:
+    """Writes a state to a directory.  All processes call it; a checkpoint that is there is replaced.
+
+    It returns when all is written, so the state may be donated then.  `load_weights` reads the weights of it alone.
+
+    Args:
+        directory: Where to; its parents are made.
+        state: The state, on any devices.
+        meta: What else is to be known, as JSON can hold it, such as ``{"epoch": 3}``.
+
+    Raises:
+        CheckpointError: It cannot be written, or the directory holds something else.
+    """
+    directories.write(directory, _trees(state), meta, kind="training states")
+
+
+def load_state(directory: str | os.PathLike[str], like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """Reads a state that `save_state` wrote.
+
+    Args:
+        directory: Where from.
+        like: A state with the tree, shapes, dtypes and shardings that are expected; any devices.
+
+    Returns:
+        The state, placed like `like`, and the `meta` that it was saved with.
+
+    Raises:
+        CheckpointError: There is no state.
+        CheckpointCorruptError: It is damaged.
+        CheckpointMismatchError: It is of another model or optimizer.  Nothing is cast or left out.
+    """
+    trees, meta = directories.read(directory, _trees(like), kind="training states")
+    weights, training = dict(trees["weights"]), trees["training"]
+    state = TrainState(training["step"], weights.pop("params"), weights, training["opt_state"], training["key"])
+    return state, meta
+
+
+def _trees(state: TrainState) -> dict[str, PyTree]:
+    return {
+        "weights": {"params": state.params, **state.model_state},
+        "training": {"step": state.step, "opt_state": state.opt_state, "key": state.key},
+    }
