@@ -9,7 +9,7 @@ import pytest
 
 from kdist import losses, metrics
 from kdist.errors import ConfigError, DataError
-from kdist.objective import Outputs, Plan
+from kdist.objective import Objective, Outputs, Plan
 
 
 def array(*shape, dtype=jnp.float32):
@@ -25,7 +25,7 @@ Y_PAIR = [array(8, 3), array(8, 1)]
 
 def names(outputs, y, loss, given=None, weighted=None, output_names=None):
     plan = Plan.of(loss, None, given, weighted)
-    return list(plan.bind(Outputs(outputs, output_names), y).log_names)
+    return list(Objective(plan, Outputs(outputs, output_names), y).log_names)
 
 
 @pytest.mark.parametrize(
@@ -97,6 +97,8 @@ def test_names_of_several_outputs(outputs, output_names, loss, given, weighted, 
             "loss_weights has the key 'ik', but the model's outputs are",
         ),
         (PAIR, Y_PAIR, {"loss": "mse", "loss_weights": [1.0]}, ConfigError, "loss_weights has 1 entries"),
+        (NAMED, Y_PAIR, {"loss": "mse", "loss_weights": {"ink": 1.0}}, ConfigError, "'digit' .*no number for it"),
+        (PAIR, Y_PAIR, {"loss": {"output_0": "mse"}}, ConfigError, "loss has no entry for the output 'output_1'"),
         (PAIR, Y_PAIR, {"loss": "mse", "metrics_": ["mse"]}, ConfigError, "metrics has 1 entries"),
         (PAIR, Y_PAIR, {"loss": "mse", "weighted_metrics": ["mse"] * 3}, ConfigError, "weighted_metrics has 3 entries"),
         (NAMED, Y_PAIR, {"loss": "mse", "metrics_": {"x": "mse"}}, ConfigError, "metrics has the key 'x'"),
@@ -130,7 +132,7 @@ def test_what_does_not_fit_is_refused_when_bound(outputs, y, plan, error, messag
     if y is Y_PAIR and isinstance(outputs, dict):
         y = dict(zip(outputs, Y_PAIR, strict=True))
     with pytest.raises(error, match=message):
-        Plan.of(**plan).bind(Outputs(outputs), y)
+        Objective(Plan.of(**plan), Outputs(outputs), y)
 
 
 @pytest.mark.parametrize(
@@ -163,7 +165,7 @@ def test_a_module_that_names_too_many_outputs():
 
 def test_broadcasting_is_warned_of():
     with pytest.warns(UserWarning, match=r"loss 'mse' compares targets of shape \(8, 1\) with predictions of shape"):
-        Plan.of("mse").bind(Outputs(ONE), array(8, 1))
+        Objective(Plan.of("mse"), Outputs(ONE), array(8, 1))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +179,7 @@ def test_broadcasting_is_warned_of():
 def test_what_is_aligned_is_not_warned_of(loss, y, pred):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        Plan.of(loss).bind(Outputs(pred), y)
+        Objective(Plan.of(loss), Outputs(pred), y)
 
 
 def test_accuracy_of_several_labels_a_row_is_warned_of():
@@ -187,7 +189,7 @@ def test_accuracy_of_several_labels_a_row_is_warned_of():
 
 def test_crossentropy_is_resolved_by_shapes():
     plan = Plan.of("crossentropy", metrics_=[["accuracy", "ce"], ["acc", "crossentropy"]])
-    objective = plan.bind(Outputs(PAIR), [array(8, dtype=jnp.int32), array(8)])
+    objective = Objective(plan, Outputs(PAIR), [array(8, dtype=jnp.int32), array(8)])
     sums = objective.metric_sums(
         [np.arange(8) % 3, np.ones(8)], [np.full((8, 3), 1 / 3), np.full((8, 1), 0.25)], None, None
     )
@@ -206,7 +208,7 @@ def test_crossentropy_is_resolved_by_shapes():
     ],
 )
 def test_whether_batches_can_be_padded(loss, given, exact):
-    assert Plan.of(loss, None, given).bind(Outputs(array(8, 3)), Y_ONE).exact is exact
+    assert Objective(Plan.of(loss, None, given), Outputs(array(8, 3)), Y_ONE).exact is exact
 
 
 class TestSums:
@@ -217,7 +219,7 @@ class TestSums:
     shapes = [array(4, 1), array(4, 1)]
 
     def results(self, plan, weight=None, valid=None, names=("a", "b")):
-        objective = plan.bind(Outputs(self.shapes, names), self.shapes)
+        objective = Objective(plan, Outputs(self.shapes, names), self.shapes)
         sums = objective.loss_sums(self.y, self.pred, weight, valid)
         metric_sums = objective.metric_sums(self.y, self.pred, weight, valid)
         rows = jnp.float32(4 if valid is None else valid.sum())
@@ -233,7 +235,7 @@ class TestSums:
     def test_forms_of_loss_weights(self, given):
         assert self.results(Plan.of("mse", given))["loss"] == pytest.approx(2 * 7.5 + 2 * 4.0)
 
-    @pytest.mark.parametrize("given", [{"a": 3}, [3, None]])
+    @pytest.mark.parametrize("given", [{"a": 3, "b": None}, [3, None]])
     def test_an_output_without_a_weight_counts_once(self, given):
         assert self.results(Plan.of("mse", given))["loss"] == pytest.approx(3 * 7.5 + 4.0)
 
@@ -259,9 +261,10 @@ class TestSums:
         assert found == pytest.approx({"loss": 2.5 + 4.0, "a_loss": 2.5, "b_loss": 4.0, "a_mae": 1.5, "b_hits": 0.0})
 
     def test_losses_that_are_averaged_alike_share_a_gradient(self):
-        objective = Plan.of(["mse", losses.MeanSquaredError(reduction="sum")]).bind(Outputs(self.shapes), self.shapes)
+        plan = Plan.of(["mse", losses.MeanSquaredError(reduction="sum")])
+        objective = Objective(plan, Outputs(self.shapes), self.shapes)
         assert objective.groups(objective.loss_sums(self.y, self.pred, None, None)) == [[0], [1]]
-        objective = Plan.of("mse").bind(Outputs(self.shapes), self.shapes)
+        objective = Objective(Plan.of("mse"), Outputs(self.shapes), self.shapes)
         assert objective.groups(objective.loss_sums(self.y, self.pred, None, None)) == [[0, 1]]
 
 
@@ -278,7 +281,7 @@ class TestSums:
 def test_labels_that_are_no_class(labels, ignored, message):
     labels = np.array(labels)
     loss = losses.SparseCategoricalCrossentropy(ignore_class=ignored)
-    objective = Plan.of(loss).bind(Outputs(array(*labels.shape, 3)), array(*labels.shape, dtype=labels.dtype))
+    objective = Objective(Plan.of(loss), Outputs(array(*labels.shape, 3)), array(*labels.shape, dtype=labels.dtype))
     with pytest.raises(DataError, match=message):
         objective.check_labels(labels)
 
@@ -289,6 +292,6 @@ def test_labels_that_are_no_class(labels, ignored, message):
 )
 def test_labels_that_are_classes(loss, labels):
     labels = np.array(labels)
-    objective = Plan.of(loss).bind(Outputs(array(3, 3)), array(*labels.shape, dtype=jnp.int32))
+    objective = Objective(Plan.of(loss), Outputs(array(3, 3)), array(*labels.shape, dtype=jnp.int32))
     objective.check_labels(labels)
     assert objective.trainable
