@@ -1,6 +1,6 @@
 """kdist: Keras's training interface over any Flax model, fused and sharded over a mesh of devices."""
 
-from kdist import callbacks, data, errors, losses, metrics, optimizers
+from kdist import callbacks, checkpoint, data, errors, losses, metrics, optimizers
 from kdist.config import Config
 from kdist.distribution import DataParallel, initialize, is_main_process
 from kdist.model import Model
@@ -19,6 +19,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "callbacks",
+    "checkpoint",
     "data",
     "errors",
     "initialize",

@@ -4,32 +4,94 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from kdist.data import ArrayLoader, Loader, from_arrays
-from kdist.data.arrays import DEFAULT_BATCH_SIZE, as_arrays, check_batch_size, check_lengths
-from kdist.errors import CheckpointMismatchError, ConfigError, DataError, said_of
-from kdist.typing import PyTree
+from kdist.data import (
+    DEFAULT_BATCH_SIZE,
+    AnyLoader,
+    ArrayLoader,
+    BatchLoader,
+    ClassWeight,
+    Loader,
+    from_arrays,
+    from_batches,
+    is_loader,
+    with_steps,
+)
+from kdist.data.arrays import as_arrays, check_batch_size, check_lengths
+from kdist.data.batches import holds_batches
+from kdist.errors import ConfigError, DataError, said_of
+from kdist.typing import Batch, PyTree
 
 
-def as_loader(x: Any, y: Any, sample_weight: Any, batch_size: int | None) -> Loader:
-    """A loader of all rows in their order, for `evaluate` and `predict`."""
-    if isinstance(x, Loader):
-        _refuse_with_loader(y=y, sample_weight=sample_weight)
-        return x
+def as_loader(
+    x: Any,
+    y: Any = None,
+    sample_weight: Any = None,
+    *,
+    batch_size: int | None = None,
+    steps: int | None = None,
+    class_weight: ClassWeight | None = None,
+    shuffle: bool | str = False,
+    seed: int = 0,
+    cache: bool | str = "auto",
+    check_finite: bool = False,
+) -> AnyLoader:
+    """The loader of what was passed as data.
+
+    Args:
+        x: Arrays, batches from anywhere (see `kdist.data.from_batches`), or a loader.
+        y: Targets, with arrays only.
+        sample_weight: Weights, with arrays only.
+        batch_size: Rows of a step, with arrays only; 32 by default, or what makes `steps` of the rows.
+        steps: The most steps of an epoch.
+        class_weight: What the loss of each class counts.
+        shuffle: See `kdist.data.from_arrays`.
+        seed: What orders are drawn from.
+        cache: See `kdist.data.from_arrays`.
+        check_finite: See `kdist.data.from_arrays`.
+
+    Raises:
+        DataError: They are no data, or targets are not where they belong.
+        ConfigError: An argument is out of its range.
+    """
+    if is_loader(x) or _are_batches(x, y):
+        _refuse_beside(x, y=y, sample_weight=sample_weight)
+        if batch_size is not None:
+            warnings.warn(
+                f"batch_size={batch_size} has no effect: the {type(x).__name__} makes its own batches.", stacklevel=3
+            )
+        loader = x if is_loader(x) else from_batches(x, shuffle=bool(shuffle), seed=seed)
+        loader = loader if steps is None else with_steps(loader, steps)
+        return loader if class_weight is None else _weigh(loader, class_weight)
     size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
-    return from_arrays(x, y, sample_weight, batch_size=size, shuffle=False)
+    arrays = from_arrays(
+        x,
+        y,
+        sample_weight,
+        batch_size=size,
+        shuffle=shuffle,
+        seed=seed,
+        cache=cache,
+        steps=steps,
+        check_finite=check_finite,
+    )
+    if batch_size is None and steps is not None:
+        arrays = dataclasses.replace(arrays, batch_size=-(-arrays.num_rows // steps))
+    return arrays if class_weight is None else _weigh(arrays, class_weight)
 
 
-def one_batch(x: Any, y: Any, sample_weight: Any) -> Loader:
+def one_batch(x: Any, y: Any, sample_weight: Any, class_weight: ClassWeight | None = None) -> Loader:
     """A loader whose only step is this batch, for the ``*_on_batch`` methods."""
     x, y, sample_weight = (_from_lists(value) for value in (x, y, sample_weight))
     loader = from_arrays(x, y, sample_weight, shuffle=False, cache=False)
-    return dataclasses.replace(loader, batch_size=loader.num_rows)
+    arrays = loader.arrays if class_weight is None else class_weight.weigh(loader.arrays)
+    return dataclasses.replace(loader, arrays=arrays, batch_size=loader.num_rows)
 
 
 def training_and_validation(
@@ -41,64 +103,104 @@ def training_and_validation(
     validation_split: Any,
     validation_data: Any,
     validation_batch_size: int | None,
-    shuffle: Any,
+    steps_per_epoch: Any,
+    validation_steps: Any,
+    class_weight: ClassWeight | None,
+    shuffle: bool | str,
     seed: int,
     cache: bool | str,
     check_finite: bool,
-) -> tuple[Loader, Loader | None]:
+) -> tuple[AnyLoader, AnyLoader | None]:
     """The two loaders of `fit`, from its arguments.
 
     Raises:
         DataError: The data cannot be trained on as they are.
         ConfigError: An argument is out of its range.
     """
-    size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
-    check_batch_size(size)
-    if validation_batch_size is not None:
-        check_batch_size(validation_batch_size, "validation_batch_size")
-    if not isinstance(shuffle, (bool, np.bool_)):
-        raise ConfigError(f"shuffle must be True or False. Received: {shuffle!r}.")
+    for name, size in (("batch_size", batch_size), ("validation_batch_size", validation_batch_size)):
+        if size is not None:
+            check_batch_size(size, name)
+    if not (isinstance(shuffle, (bool, np.bool_)) or shuffle == "batch"):
+        raise ConfigError(f"shuffle must be True, False or 'batch'. Received: {shuffle!r}.")
     fraction = _check_fraction(validation_split)
     common: dict[str, Any] = {"seed": seed, "cache": cache, "check_finite": check_finite}
-    evaluation = {**common, "batch_size": validation_batch_size or size, "shuffle": False}
-
-    validation = None if validation_data is None else _validation(validation_data, evaluation)
-    if isinstance(x, Loader):
-        _refuse_with_loader(y=y, sample_weight=sample_weight, validation_split=fraction or None)
-        return x, validation
-    loader = from_arrays(x, y, sample_weight, batch_size=size, shuffle=bool(shuffle), **common)
-    if fraction and validation is None:
-        return _split(loader, fraction, evaluation["batch_size"])
-    return loader, validation
-
-
-def _validation(data: Any, arguments: dict[str, Any]) -> Loader:
-    if isinstance(data, Loader):
-        return data
-    if isinstance(data, tuple) and hasattr(data, "_fields"):
-        as_arrays(data, "validation_data")
-    if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+    steps = check_steps("steps_per_epoch", steps_per_epoch)
+    evaluation = {
+        **common,
+        "batch_size": batch_size if validation_batch_size is None else validation_batch_size,
+        "steps": check_steps("validation_steps", validation_steps),
+    }
+    training = {**common, "batch_size": batch_size, "steps": steps, "class_weight": class_weight, "shuffle": shuffle}
+    if validation_data is not None:
+        return as_loader(x, y, sample_weight, **training), _validation(validation_data, evaluation)
+    if not fraction:
+        return as_loader(x, y, sample_weight, **training), None
+    if is_loader(x) or _are_batches(x, y):
         raise DataError(
-            "validation_data must be (x, y), (x, y, sample_weight) or a loader. Received: "
-            + (f"{len(data)} entries." if isinstance(data, (tuple, list)) else f"a {type(data).__name__}.")
+            f"validation_split takes rows from the end of arrays, and x is a {type(x).__name__}. Pass validation_data."
         )
+    first, last = _split(from_arrays(x, y, sample_weight, check_finite=check_finite).arrays, fraction)
+    checked = {"check_finite": False}
+    return (
+        as_loader(first.x, first.y, first.weight, **{**training, **checked}),
+        as_loader(last.x, last.y, last.weight, **{**evaluation, **checked}),
+    )
+
+
+def _are_batches(x: Any, y: Any) -> bool:
+    """Whether `x` is something that yields batches, and no array or structure of arrays."""
+    if isinstance(x, list) and x and y is None:
+        return all(isinstance(item, tuple) and not hasattr(item, "_fields") for item in x)
+    if isinstance(x, (list, tuple, Mapping, str, bytes)) or hasattr(x, "__array__") or hasattr(x, "toarray"):
+        return False
+    return isinstance(x, Iterable) or holds_batches(x) or (callable(x) and not isinstance(x, type))
+
+
+def _weigh(loader: AnyLoader, class_weight: ClassWeight) -> AnyLoader:
+    if isinstance(loader, BatchLoader):
+        return loader.map(class_weight.weigh)
+    if isinstance(loader, ArrayLoader):
+        return dataclasses.replace(loader, arrays=class_weight.weigh(loader.arrays))
+    raise DataError(f"class_weight goes into the loader, which x, a {type(loader).__name__}, is: make it give weights.")
+
+
+def _validation(data: Any, arguments: dict[str, Any]) -> AnyLoader:
     with said_of("validation_data"):
-        return from_arrays(*data, **arguments)
+        if is_loader(data) or _are_batches(data, None):
+            return as_loader(data, **{**arguments, "batch_size": None})
+        if isinstance(data, tuple) and hasattr(data, "_fields"):
+            as_arrays(data, "it")
+        if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):
+            raise DataError(
+                "expected (x, y), (x, y, sample_weight), batches or a loader. Received: "
+                + (f"{len(data)} entries." if isinstance(data, (tuple, list)) else f"a {type(data).__name__}.")
+            )
+        return as_loader(*data, **arguments)
 
 
-def _split(loader: ArrayLoader, fraction: float, batch_size: int) -> tuple[Loader, Loader]:
+def _split(rows: Batch, fraction: float) -> tuple[Batch, Batch]:
     """The first rows to train on, the last `fraction` of them to validate."""
-    rows = loader.num_rows
-    at = math.floor(rows * (1 - fraction))
-    if at in (0, rows):
+    count = jax.tree.leaves(rows.x)[0].shape[0]
+    at = math.floor(count * (1 - fraction))
+    if at in (0, count):
         raise DataError(
-            f"validation_split={fraction} of {rows} rows leaves {at} to train on and {rows - at} to validate. "
+            f"validation_split={fraction} of {count} rows leaves {at} to train on and {count - at} to validate. "
             "Give more rows or another fraction."
         )
+    return jax.tree.map(lambda a: a[:at], rows), jax.tree.map(lambda a: a[at:], rows)
 
-    training = dataclasses.replace(loader, arrays=loader.read(slice(None, at)))
-    held_out = loader.read(slice(at, None))
-    return training, dataclasses.replace(loader, arrays=held_out, batch_size=int(batch_size), shuffle=False)
+
+def check_steps(name: str, value: Any) -> int | None:
+    """A number of steps, of 1 or more; None, which -1 means too, for no limit.
+
+    Raises:
+        ConfigError: It is none of these.
+    """
+    if value is None or (isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value == -1):
+        return None
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+        raise ConfigError(f"{name} must be a positive integer, or None or -1 for no limit. Received: {value!r}.")
+    return int(value)
 
 
 def check_count(name: str, value: Any) -> int:
@@ -125,21 +227,14 @@ def check_validation_freq(value: Any) -> None:
         )
 
 
-def refuse_unsupported(**arguments: Any) -> None:
-    """Refuses arguments of Keras's interface that this version does not have yet.
-
-    Raises:
-        ConfigError: One of them is set.
-    """
+def _refuse_beside(x: Any, **arguments: Any) -> None:
     for name, value in arguments.items():
         if value is not None:
-            raise ConfigError(f"{name} is not supported yet; it must be None. Received: {value!r}.")
-
-
-def _refuse_with_loader(**arguments: Any) -> None:
-    for name, value in arguments.items():
-        if value is not None:
-            raise DataError(f"{name} goes into the loader, which x is. Received both.")
+            where = "loader" if is_loader(x) else "batches"
+            raise DataError(
+                f"{name} goes into the {where}: x is a {type(x).__name__}, which must itself yield (x, y) or "
+                f"(x, y, sample_weight). Received {name} too."
+            )
 
 
 def _check_fraction(value: Any) -> float:
@@ -192,33 +287,3 @@ def _is_example(x: Any) -> bool:
 
 def _is_shape(x: Any) -> bool:
     return isinstance(x, (list, tuple)) and len(x) > 0 and all(d is None or isinstance(d, int) for d in x)
-
-
-def replacement(new: PyTree, old: PyTree) -> PyTree:
-    """The arrays of `new` in the places of those of `old`, on the same devices.
-
-    Raises:
-        CheckpointMismatchError: Structure, a shape or the kind of a dtype differ.
-    """
-    found = {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(new)}
-    expected = {_path(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(old)}
-    if set(found) != set(expected):
-        raise CheckpointMismatchError(
-            f"The variables have other paths than the model's. Missing: {sorted(set(expected) - set(found))}. "
-            f"Unknown: {sorted(set(found) - set(expected))}."
-        )
-
-    def place(path: str) -> jax.Array:
-        value, there = np.asarray(found[path]), expected[path]
-        if value.shape != there.shape or not np.can_cast(value.dtype, there.dtype, "same_kind"):
-            raise CheckpointMismatchError(
-                f"{path}: expected {there.dtype}{list(there.shape)}, received {value.dtype}{list(value.shape)}."
-            )
-        # A copy: the array is donated to the next execution, and must not be the caller's.
-        return jax.device_put(np.array(value, there.dtype), there.sharding)
-
-    return jax.tree.unflatten(jax.tree.structure(old), [place(path) for path in expected])
-
-
-def _path(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator
@@ -11,10 +10,11 @@ import jax
 import optax
 
 from kdist.distribution import DataParallel
-from kdist.errors import DataError, KDistError, NotCompiledError
+from kdist.errors import ConfigError, DataError, KDistError, NotCompiledError
 from kdist.execution import Execution, loops_are_slow
 from kdist.modules import ModuleAdapter, Variables
 from kdist.objective import Objective, Outputs, Plan
+from kdist.pace import Pace
 from kdist.precision import Precision
 from kdist.state import TrainState
 from kdist.step import Step
@@ -30,16 +30,14 @@ class Binding:
         execution: The programs.
         output_bytes: Bytes of a row's outputs.
         has_state: Whether the model has state besides parameters, such as batch statistics.
-        pace: How many steps "auto" fuses, by kind, once known.
-        timed: How many executions were timed to find out, by kind.
+        pace: How many steps an execution fuses.
     """
 
     step: Step
     execution: Execution
     output_bytes: int
     has_state: bool
-    pace: dict[str, int] = dataclasses.field(default_factory=dict)
-    timed: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+    pace: Pace
 
     @property
     def objective(self) -> Objective:
@@ -64,6 +62,7 @@ def bind(
     distribution: DataParallel,
     precision: Precision,
     microbatches: int,
+    steps_per_execution: int | str,
     eagerly: bool,
 ) -> Binding:
     """The binding of a model to batches like this one.
@@ -78,20 +77,22 @@ def bind(
         distribution: The mesh.
         precision: The compute dtype.
         microbatches: The parts that a shard's rows are worked through in.
+        steps_per_execution: K, or "auto".
         eagerly: Whether to compile nothing.
 
     Raises:
-        ConfigError: Losses or metrics do not map to the outputs.
+        ConfigError: Losses or metrics do not map to the outputs, or a loss does not go with microbatches.
         DataError: Targets do not fit the outputs, or an output does not have the rows first.
     """
 
-    def forward(variables: Variables, x: PyTree) -> PyTree:
+    def forward(variables: Variables, x: PyTree) -> tuple[PyTree, list[jax.Array]]:
         cast = Variables(precision.cast(variables.params), variables.model_state)
-        return adapter.apply(cast, precision.cast(x), train=False, key=jax.random.key(0))[0]
+        applied = adapter.apply(cast, precision.cast(x), train=False, key=jax.random.key(0))
+        return applied.outputs, applied.penalties
 
     abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), (variables, batch.x))
     with misfit_as_data_error(batch.x):
-        jaxpr, out = jax.make_jaxpr(forward, return_shape=True)(*abstract)
+        jaxpr, (out, penalties) = jax.make_jaxpr(forward, return_shape=True)(*abstract)
     rows = jax.tree.leaves(batch.x)[0].shape[0]
     for path, leaf in jax.tree_util.tree_leaves_with_path(out):
         if not leaf.shape or leaf.shape[0] != rows:
@@ -99,10 +100,19 @@ def bind(
                 f"Output{jax.tree_util.keystr(path)} of the model has shape {leaf.shape} for {rows} rows of input. "
                 "Outputs must have the rows first."
             )
+    objective = None
+    if batch.y is not None or (penalties and not plan.needs_targets):
+        outputs = Outputs(out, adapter.output_names)
+        objective = Objective(plan, outputs, batch.y, batch.weight, penalized=bool(penalties))
+        if objective.across_rows and microbatches > 1:
+            raise ConfigError(
+                "A loss that compares the rows of a batch with each other needs all of them at once: microbatches must "
+                f"be 1. Received: {microbatches}."
+            )
     slow = loops_are_slow(jaxpr, distribution.platform)
     step = Step(
         adapter=adapter,
-        objective=None if batch.y is None else plan.bind(Outputs(out, adapter.output_names), batch.y, batch.weight),
+        objective=objective,
         tx=tx,
         distribution=None if eagerly else distribution,
         precision=precision,
@@ -118,7 +128,8 @@ def bind(
         eagerly=eagerly,
     )
     row_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(out)) // rows
-    return Binding(step, execution, max(1, row_bytes), has_state=bool(jax.tree.leaves(variables.model_state)))
+    has_state = bool(jax.tree.leaves(variables.model_state))
+    return Binding(step, execution, max(1, row_bytes), has_state, Pace(steps_per_execution))
 
 
 @contextlib.contextmanager

@@ -38,7 +38,18 @@ class Data(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Config:
-    """What a run is made of.  Subclass it, and override `make_module` and `make_data`."""
+    """What a run is made of.  Subclass it, and override `make_module` and `make_data`.
+
+    Example:
+        >>> import flax.linen as nn, numpy as np
+        >>> class Line(Config):
+        ...     def make_module(self):
+        ...         return nn.Dense(1)
+        ...     def make_data(self):
+        ...         return Data(np.ones((8, 3)), np.zeros((8, 1)))
+        >>> Line(epochs=2).replace(batch_size=4).to_dict()["epochs"]
+        2
+    """
 
     name: str = "run"
     """What the run is called."""
@@ -62,7 +73,7 @@ class Config:
     """What parameters, dropout and orders are drawn from."""
     steps_per_execution: int | Literal["auto"] = "auto"
     """How many steps run as one program."""
-    precision: Literal["float32", "mixed_bfloat16"] = "float32"
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     """The dtype that the model computes in."""
     microbatches: int = 1
     """How many parts each batch is worked through in."""

@@ -12,6 +12,7 @@ outside it.
 from __future__ import annotations
 
 import collections
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -142,9 +143,10 @@ class Execution:
                 after, result = step(state if now is None else now, feed.batch(start + i, mesh))
                 return after, keep(results, result, i)
 
-            after, result = jax.eval_shape(lambda: step(state, feed.batch(start, mesh)))
+            after, shapes = jax.eval_shape(lambda: step(state, feed.batch(start, mesh)))
             first = None if after is None else state
-            return jax.lax.fori_loop(0, steps, body, (first, keep(None, result, room)))
+            last, results = jax.lax.fori_loop(0, steps, body, (first, keep(None, shapes, room)))
+            return last, _unpacked(results, shapes) if keep is _added_up else results
 
         if self._eagerly:
             return single
@@ -168,10 +170,30 @@ class Execution:
                 jax.block_until_ready(under_way.popleft())
 
 
-def _added_up(results: Sums | None, result: Sums, i: jax.Array | int) -> Sums:
+def _added_up(results: list[jax.Array] | None, result: Sums, i: jax.Array | int) -> list[jax.Array]:
+    """The sums so far, in a vector for each dtype: one addition a step in place of one for each of many scalars."""
+    kinds = _by_dtype(jax.tree.leaves(result))
     if results is None:
-        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), result)
-    return jax.tree.map(jnp.add, results, result)
+        return [jnp.zeros(sum(math.prod(a.shape) for a in kind), kind[0].dtype) for kind in kinds]
+    packed = [jnp.concatenate([jnp.ravel(a) for a in kind]) for kind in kinds]
+    return [so_far + more for so_far, more in zip(results, packed, strict=True)]
+
+
+def _unpacked(results: list[jax.Array], shapes: Sums) -> Sums:
+    """What `_added_up` has put into vectors, as a tree of these shapes."""
+    leaves, structure = jax.tree.flatten(shapes)
+    parts: dict[Any, Iterator[jax.Array]] = {}
+    for vector, kind in zip(results, _by_dtype(leaves), strict=True):
+        ends = np.cumsum([math.prod(a.shape) for a in kind])
+        parts[vector.dtype] = iter(jnp.split(vector, ends[:-1]))
+    return jax.tree.unflatten(structure, [next(parts[a.dtype]).reshape(a.shape) for a in leaves])
+
+
+def _by_dtype(leaves: list[Any]) -> list[list[Any]]:
+    kinds: dict[Any, list[Any]] = {}
+    for leaf in leaves:
+        kinds.setdefault(leaf.dtype, []).append(leaf)
+    return list(kinds.values())
 
 
 def _stacked(results: PyTree | None, result: PyTree, i: jax.Array | int) -> PyTree:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -13,10 +11,12 @@ import numpy as np
 
 from kdist import arguments
 from kdist.binding import misfit_as_data_error
-from kdist.callbacks import Callback, CallbackList, History
-from kdist.data import Loader, first_rows
+from kdist.callbacks import CallbackList, History
+from kdist.data import AnyLoader, ClassWeight, example_batch
 from kdist.distribution import DataParallel
-from kdist.errors import CheckpointMismatchError, ConfigError, NotCompiledError
+from kdist.errors import ConfigError, NotCompiledError
+from kdist.generators import GeneratorMethods
+from kdist.metrics import Metric
 from kdist.modules import ModuleAdapter, Variables, adapt
 from kdist.optimizers import Optimizer
 from kdist.passes import alphabetical
@@ -24,11 +24,12 @@ from kdist.state import TrainState
 from kdist.summary import summary_table
 from kdist.trainer import Trainer
 from kdist.typing import Batch, Logs, PyTree
+from kdist.variables import ModelVariables
 
 _NOT_COMPILED = "You must call `compile()` before training or evaluating the model."
 
 
-class Model:
+class Model(ModelVariables, GeneratorMethods):
     """A Flax model with Keras's training interface.
 
     Args:
@@ -57,6 +58,9 @@ class Model:
     def _set_module(self, module: Any) -> None:
         self.adapter: ModuleAdapter = adapt(module)
         self._compiled = False
+        self.loss: Any = None
+        self.run_eagerly = False
+        self.jit_compile: bool | str = "auto"
         self._trainer = Trainer(self.adapter, optimizer=None, loss=None, seed=self.seed)
         self._example: Batch | None = None
 
@@ -77,7 +81,7 @@ class Model:
         distribution: DataParallel | None = None,
         precision: Any = None,
         microbatches: int = 1,
-        sample_weight_mode: None = None,
+        sample_weight_mode: Any = None,
         target_tensors: None = None,
     ) -> None:
         """Sets how the model is trained; weights are kept, the optimizer starts anew.
@@ -94,23 +98,39 @@ class Model:
             run_eagerly: Compile nothing, so that prints and debuggers work inside the model.
             steps_per_execution: How many optimizer steps run as one program; "auto" fuses as far as no
                 callback can see the difference.
-            jit_compile: Accepted for Keras's sake; everything is compiled but with `run_eagerly`.
-            auto_scale_loss: Accepted for Keras's sake; bfloat16 needs no scaling.
+            jit_compile: True or "auto" compiles; False is `run_eagerly`.
+            auto_scale_loss: Whether ``precision="mixed_float16"`` gets a `kdist.optimizers.LossScaleOptimizer`,
+                which keeps small gradients from vanishing.  bfloat16 needs none.
             distribution: The devices; all of them by default.
-            precision: None or "float32", or "mixed_bfloat16".
+            precision: None or "float32", "mixed_bfloat16" or "mixed_float16".
             microbatches: Work each batch through in this many parts, to save memory, with the result of
                 the whole batch.
-            sample_weight_mode: Only None: the rank of the weights says it.
+            sample_weight_mode: "temporal" insists on weights for each time step, ``[rows, steps]``; None takes
+                weights of any shape that fits.  A list or dict of these for several outputs.
             target_tensors: Only None: it has no meaning in JAX.
 
         Raises:
             ConfigError: An argument is wrong or a name is unknown.
+
+        Example:
+            >>> import flax.linen as nn, kdist
+            >>> model = kdist.Model(nn.Dense(3))
+            >>> model.compile(kdist.optimizers.Adam(1e-3), "mse", metrics=["mae"])
+            >>> model.optimizer.learning_rate
+            0.001
         """
-        if target_tensors is not None or sample_weight_mode is not None:
+        if target_tensors is not None:
             raise ConfigError(
-                "target_tensors and sample_weight_mode must be None: targets are passed to fit, and weights for each "
-                "time step are told by their shape (rows, steps)."
+                f"target_tensors must be None: JAX has no tensors that feed themselves; targets are passed to fit. "
+                f"Received: {target_tensors!r}."
             )
+        for name, value, choices in (
+            ("run_eagerly", run_eagerly, (True, False)),
+            ("jit_compile", jit_compile, (True, False, "auto")),
+            ("auto_scale_loss", auto_scale_loss, (True, False)),
+        ):
+            if value not in choices:
+                raise ConfigError(f"{name} must be one of {', '.join(map(repr, choices))}. Received: {value!r}.")
         trainer = Trainer(
             self.adapter,
             optimizer=optimizer,
@@ -123,13 +143,16 @@ class Model:
             precision=precision,
             microbatches=microbatches,
             seed=self.seed,
-            run_eagerly=run_eagerly,
+            run_eagerly=run_eagerly or jit_compile is False,
+            auto_scale_loss=auto_scale_loss,
+            sample_weight_mode=sample_weight_mode,
         )
         if jit_compile is True and run_eagerly:
             warnings.warn("run_eagerly=True: nothing is compiled, jit_compile=True has no effect.", stacklevel=2)
         if self._trainer.state is not None:
             self._adopt(self._trainer.state, trainer)
         self._trainer, self._compiled = trainer, True
+        self.loss, self.run_eagerly, self.jit_compile = loss, run_eagerly, jit_compile
 
     @staticmethod
     def _adopt(state: TrainState, trainer: Trainer) -> None:
@@ -150,6 +173,13 @@ class Model:
 
         Raises:
             DataError: It is neither.
+
+        Example:
+            >>> import flax.linen as nn, kdist
+            >>> model = kdist.Model(nn.Dense(3))
+            >>> model.build((None, 4))
+            >>> model.params["kernel"].shape
+            (4, 3)
         """
         self._build(Batch(arguments.example_inputs(x)))
 
@@ -162,9 +192,9 @@ class Model:
             x = jax.tree.map(lambda a: jax.ShapeDtypeStruct((1, *a.shape[1:]), a.dtype), batch.x)
             self._example = Batch(x)
 
-    def _build_for(self, loader: Loader) -> None:
+    def _build_for(self, loader: AnyLoader) -> None:
         if not self.built or self._example is None:
-            self._build(first_rows(loader))
+            self._build(example_batch(loader))
 
     @property
     def built(self) -> bool:
@@ -172,9 +202,31 @@ class Model:
         return self._trainer.state is not None
 
     @property
+    def state(self) -> TrainState:
+        """All that training reads and writes, on the devices; it may be replaced, in a callback too.
+
+        Its arrays are used up by the next execution: copy what you keep.
+        """
+        return self._state
+
+    @state.setter
+    def state(self, new: TrainState) -> None:
+        self._trainer.state = new
+
+    @property
     def trainer(self) -> Trainer:
         """The Trainer underneath."""
         return self._trainer
+
+    @property
+    def steps_per_execution(self) -> int | str:
+        """K, or "auto"."""
+        return self._trainer.steps_per_execution
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The metrics of all outputs, in the order of `metrics_names`; empty before targets were seen."""
+        return self._trainer.metrics
 
     @property
     def compiled(self) -> bool:
@@ -193,12 +245,12 @@ class Model:
         callbacks: Any = None,
         validation_split: float = 0.0,
         validation_data: Any = None,
-        shuffle: bool = True,
-        class_weight: None = None,
+        shuffle: bool | str = True,
+        class_weight: Mapping[int, float] | None = None,
         sample_weight: Any = None,
         initial_epoch: int = 0,
-        steps_per_epoch: None = None,
-        validation_steps: None = None,
+        steps_per_epoch: int | None = None,
+        validation_steps: int | None = None,
         validation_batch_size: int | None = None,
         validation_freq: int | list[int] = 1,
         *,
@@ -208,21 +260,27 @@ class Model:
         """Trains the model.
 
         Args:
-            x: Inputs ``[rows, ...]``: an array, or a list, tuple or dict of arrays; or a kdist loader.
-            y: Targets ``[rows, ...]``, alike, by output.
-            batch_size: Rows of an optimizer step, over all devices; 32 by default.
+            x: Inputs ``[rows, ...]``: an array, or a list, tuple or dict of arrays.  Or batches ``(x, y)`` or
+                ``(x, y, sample_weight)``: a generator, an iterator, a function that makes one, an object to iterate
+                over or with batches by number (see `kdist.data.from_batches`), or a kdist loader.
+            y: Targets ``[rows, ...]``, alike, by output; with arrays only.
+            batch_size: Rows of an optimizer step, over all devices; 32 by default.  With arrays only.
             epochs: The epoch to stop before, counted from 0: a final index, not a count.
             verbose: 0 silent, 1 or "auto" a bar in a terminal and a line an epoch elsewhere, 2 lines.
             callbacks: A callback, or a list of them.
             validation_split: The fraction of rows, from the end, that is evaluated and not trained on.
-            validation_data: ``(x, y)`` or ``(x, y, sample_weight)`` to evaluate after each epoch, or a
-                loader.
-            shuffle: Whether each epoch has an order of its own, drawn from the seed and the epoch.
-            class_weight: Not yet supported: weight rows by `sample_weight`.
-            sample_weight: Weights ``[rows]``, or ``[rows, steps]`` for sequences.
+            validation_data: ``(x, y)`` or ``(x, y, sample_weight)`` to evaluate after each epoch, or batches,
+                as for `x`.
+            shuffle: Whether each epoch has an order of its own, drawn from the seed and the epoch; "batch" for
+                an order of whole batches.  Batches that are made elsewhere come as they come.
+            class_weight: Weights by class, integers from 0: what rows of the class count in the loss and in
+                weighted metrics; 1 for a class that is missing.  For one output; not used in validation.
+            sample_weight: Weights ``[rows]``, or ``[rows, steps]`` for sequences; a structure like `y` for several
+                outputs.  With arrays only.
             initial_epoch: The epoch to start with; the rows come in the order of that epoch.
-            steps_per_epoch: Not yet supported: an epoch is one pass over the data.
-            validation_steps: Not yet supported: all validation data are evaluated.
+            steps_per_epoch: The most steps of an epoch; the next epoch goes on with the data where this one ended.
+                None or -1: a whole pass.
+            validation_steps: The most steps of a validation; None or -1 for all.
             validation_batch_size: `batch_size` by default.
             validation_freq: Validate every so many epochs, or after the epochs of a list, from 1.
             cache: Whether rows are kept on the devices: True, False or "auto", by their size.
@@ -236,11 +294,20 @@ class Model:
             NotCompiledError: `compile` was not called, or with no optimizer or no loss.
             DataError: The data cannot be trained on as they are.
             ConfigError: An argument is out of its range.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> x, y = np.ones((8, 3)), np.zeros((8, 1))
+            >>> model = kdist.Model(nn.Dense(1))
+            >>> model.compile("sgd", "mse")
+            >>> history = model.fit(x, y, batch_size=4, epochs=3, validation_data=(x, y), verbose=0)
+            >>> len(history.history["val_loss"])
+            3
+            >>> batches = lambda: ((x, y) for _ in range(5))
+            >>> model.fit(batches, epochs=2, steps_per_epoch=2, verbose=0).epoch
+            [0, 1]
         """
         self._check_compiled()
-        arguments.refuse_unsupported(
-            class_weight=class_weight, steps_per_epoch=steps_per_epoch, validation_steps=validation_steps
-        )
         epochs = arguments.check_count("epochs", epochs)
         initial_epoch = arguments.check_count("initial_epoch", initial_epoch)
         arguments.check_validation_freq(validation_freq)
@@ -252,6 +319,9 @@ class Model:
             validation_split=validation_split,
             validation_data=validation_data,
             validation_batch_size=validation_batch_size,
+            steps_per_epoch=steps_per_epoch,
+            validation_steps=validation_steps,
+            class_weight=self._class_weight(class_weight),
             shuffle=shuffle,
             seed=self.seed,
             cache=cache,
@@ -281,9 +351,10 @@ class Model:
         batch_size: int | None = None,
         verbose: int | str = "auto",
         sample_weight: Any = None,
-        steps: None = None,
+        steps: int | None = None,
         callbacks: Any = None,
         return_dict: bool = False,
+        **kwargs: Any,
     ) -> float | list[Any] | Logs:
         """The loss and metrics over all rows, in evaluation mode; each row counts exactly once.
 
@@ -293,9 +364,10 @@ class Model:
             batch_size: Rows of a step; 32 by default.
             verbose: As in `fit`.
             sample_weight: As in `fit`.
-            steps: Not yet supported: all data are evaluated.
+            steps: The most steps; None or -1 for all.  Arrays without a `batch_size` are divided into so many.
             callbacks: As in `fit`.
-            return_dict: Whether to return a dict by name.
+            return_dict: Whether to return a dict by name, in alphabetical order.
+            kwargs: Nothing else.
 
         Returns:
             The loss if there are no metrics; else a list labelled by `metrics_names`; or a dict.
@@ -303,10 +375,20 @@ class Model:
         Raises:
             NotCompiledError: `compile` was not called.
             DataError: The data do not fit the model.
+            ConfigError: An argument is unknown or out of its range.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> model = kdist.Model(nn.Dense(1, kernel_init=nn.initializers.ones))
+            >>> model.compile("sgd", "mse", metrics=["mae"])
+            >>> model.evaluate(np.ones((4, 2)), np.zeros((4, 1)), verbose=0)
+            [4.0, 2.0]
         """
+        if kwargs:
+            raise ConfigError(f"evaluate takes no argument {sorted(kwargs)[0]!r}. Received: {kwargs}.")
         self._check_compiled()
-        arguments.refuse_unsupported(steps=steps)
-        loader = arguments.as_loader(x, y, sample_weight, batch_size)
+        steps = arguments.check_steps("steps", steps)
+        loader = arguments.as_loader(x, y, sample_weight, batch_size=batch_size, steps=steps)
         self._build_for(loader)
         callback_list = self._callback_list(callbacks, verbose)
         logs = self._trainer.evaluate(self._state, loader, callbacks=callback_list)
@@ -317,23 +399,32 @@ class Model:
         x: Any,
         batch_size: int | None = None,
         verbose: int | str = "auto",
-        steps: None = None,
+        steps: int | None = None,
         callbacks: Any = None,
     ) -> PyTree:
         """The model's outputs for all rows, in order, in evaluation mode.
 
         Args:
-            x: Inputs, as in `fit`, or a loader.
+            x: Inputs, as in `fit`; targets and weights in batches are ignored.
             batch_size: Rows of a step; 32 by default.
             verbose: As in `fit`.
-            steps: Not yet supported: all data are predicted.
+            steps: The most steps; None or -1 for all.  Arrays without a `batch_size` are divided into so many.
             callbacks: As in `fit`.
 
         Returns:
             NumPy arrays ``[rows, ...]``, structured like the model's outputs.
+
+        Raises:
+            DataError: The data do not fit the model.
+            ConfigError: An argument is out of its range.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> kdist.Model(nn.Dense(3)).predict(np.ones((5, 2)), verbose=0).shape
+            (5, 3)
         """
-        arguments.refuse_unsupported(steps=steps)
-        loader = arguments.as_loader(x, None, None, batch_size)
+        steps = arguments.check_steps("steps", steps)
+        loader = arguments.as_loader(x, batch_size=batch_size, steps=steps)
         self._build_for(loader)
         callback_list = self._callback_list(callbacks, verbose)
         parts = list(self._trainer.predict(self._state, loader, callbacks=callback_list))
@@ -342,7 +433,12 @@ class Model:
     # One batch ----------------------------------------------------------------------------------
 
     def train_on_batch(
-        self, x: Any, y: Any = None, sample_weight: Any = None, class_weight: None = None, return_dict: bool = False
+        self,
+        x: Any,
+        y: Any = None,
+        sample_weight: Any = None,
+        class_weight: Mapping[int, float] | None = None,
+        return_dict: bool = False,
     ) -> float | list[Any] | Logs:
         """One optimizer step on this batch; the results are those of the batch before the update.
 
@@ -350,31 +446,54 @@ class Model:
             x: Inputs ``[B, ...]``.
             y: Targets ``[B, ...]``.
             sample_weight: Weights ``[B]``, or ``[B, steps]``.
-            class_weight: Not yet supported.
+            class_weight: As in `fit`; not together with `sample_weight`.
             return_dict: As in `evaluate`.
 
         Returns:
             As `evaluate` does.
+
+        Raises:
+            NotCompiledError: `compile` was not called, or with no optimizer or no loss.
+            DataError: The batch does not fit the model.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> model = kdist.Model(nn.Dense(1, kernel_init=nn.initializers.ones))
+            >>> model.compile("sgd", "mse", metrics=["mae"])
+            >>> model.train_on_batch(np.ones((4, 2)), np.zeros((4, 1)))
+            [4.0, 2.0]
         """
         self._check_compiled()
-        arguments.refuse_unsupported(class_weight=class_weight)
-        loader = arguments.one_batch(x, y, sample_weight)
+        loader = arguments.one_batch(x, y, sample_weight, self._class_weight(class_weight))
         self._build_for(loader)
-        collect = _LastLogs()
-        self._trainer.fit(self._state, loader, epochs=1, callbacks=collect)
-        return _as_results({name: collect.logs[name] for name in self.metrics_names}, return_dict)
+        _, results = self._trainer.train_on_batch(self._state, loader)
+        return _as_results(results, return_dict)
 
     def test_on_batch(
         self, x: Any, y: Any = None, sample_weight: Any = None, return_dict: bool = False
     ) -> float | list[Any] | Logs:
-        """The loss and metrics of this batch, in evaluation mode; arguments as in `train_on_batch`."""
+        """The loss and metrics of this batch, in evaluation mode; arguments as in `train_on_batch`.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> model = kdist.Model(nn.Dense(1, kernel_init=nn.initializers.ones))
+            >>> model.compile("sgd", "mse")
+            >>> model.test_on_batch(np.ones((4, 2)), np.zeros((4, 1)), return_dict=True)
+            {'loss': 4.0}
+        """
         self._check_compiled()
         loader = arguments.one_batch(x, y, sample_weight)
         self._build_for(loader)
         return _as_results(self._trainer.evaluate(self._state, loader), return_dict)
 
     def predict_on_batch(self, x: Any) -> PyTree:
-        """The outputs for this batch, NumPy arrays ``[B, ...]``."""
+        """The outputs for this batch, NumPy arrays ``[B, ...]``.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> kdist.Model(nn.Dense(3)).predict_on_batch(np.ones((5, 2))).shape
+            (5, 3)
+        """
         loader = arguments.one_batch(x, None, None)
         self._build_for(loader)
         (outputs,) = self._trainer.predict(self._state, loader)
@@ -387,6 +506,11 @@ class Model:
             x: Inputs ``[rows, ...]``.
             training: Whether dropout acts and batch statistics are those of the batch.  The model's
                 state does not change.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> kdist.Model(nn.Dense(3))(np.ones((5, 2))).shape
+            (5, 3)
         """
         self._build(Batch(jax.tree.map(lambda a: a if hasattr(a, "shape") else np.asarray(a), x)))
         state = self._state
@@ -394,80 +518,7 @@ class Model:
         key = jax.random.fold_in(state.key, state.step)
         variables = Variables(cast(state.params), state.model_state)
         with misfit_as_data_error(x):
-            return self.adapter.apply(variables, cast(x), train=bool(training), key=key)[0]
-
-    # Variables ----------------------------------------------------------------------------------
-
-    @property
-    def _state(self) -> TrainState:
-        if self._trainer.state is None:
-            raise NotCompiledError("The model has no variables yet: call build(x) or fit first.")
-        return self._trainer.state
-
-    @property
-    def variables(self) -> dict[str, PyTree]:
-        """Every collection by name, ``{"params": ..., "batch_stats": ...}``; assignable once built.
-
-        The arrays are those that training goes on with: copy what you keep beyond the next `fit`.
-        """
-        return {"params": self._state.params, **self._state.model_state}
-
-    @variables.setter
-    def variables(self, new: Mapping[str, PyTree]) -> None:
-        placed = arguments.replacement(new, self.variables)
-        params = placed.pop("params")
-        self._trainer.state = dataclasses.replace(self._state, params=params, model_state=placed)
-        self.adapter.write_back(Variables(params, placed))
-
-    @property
-    def params(self) -> PyTree:
-        """The parameters."""
-        return self._state.params
-
-    @params.setter
-    def params(self, new: PyTree) -> None:
-        self.variables = {**self.variables, "params": new}
-
-    def get_weights(self) -> list[np.ndarray]:
-        """Copies of the parameters, then of the other collections, in tree order."""
-        params, model_state = self._state.params, self._state.model_state
-        return [np.array(a) for a in jax.tree.leaves((params, model_state))]
-
-    def set_weights(self, weights: Sequence[Any]) -> None:
-        """Replaces them by such a list.
-
-        Raises:
-            CheckpointMismatchError: Number, shapes or dtypes differ.
-        """
-        mine, structure = jax.tree.flatten((self._state.params, self._state.model_state))
-        if not isinstance(weights, (list, tuple)) or len(weights) != len(mine):
-            received = (
-                f"a list of {len(weights)}" if isinstance(weights, (list, tuple)) else f"a {type(weights).__name__}"
-            )
-            raise CheckpointMismatchError(f"Expected a list of the model's {len(mine)} weights. Received: {received}.")
-        params, model_state = jax.tree.unflatten(structure, list(weights))
-        self.variables = {"params": params, **model_state}
-
-    def save_weights(self, directory: str | os.PathLike[str]) -> None:
-        """Writes the variables to a directory; see `load_weights`.
-
-        Raises:
-            CheckpointError: It cannot be written.
-        """
-        from kdist import checkpoint
-
-        checkpoint.save_weights(directory, self.variables)
-
-    def load_weights(self, directory: str | os.PathLike[str]) -> None:
-        """Reads variables that `save_weights` wrote; the model must be built.
-
-        Raises:
-            CheckpointError: There are none.
-            CheckpointMismatchError: They are of another model; nothing is cast or left out.
-        """
-        from kdist import checkpoint
-
-        self.variables = checkpoint.load_weights(directory, self.variables)
+            return self.adapter.apply(variables, cast(x), train=bool(training), key=key).outputs
 
     # Looking at it ------------------------------------------------------------------------------
 
@@ -476,6 +527,15 @@ class Model:
 
         Args:
             print_fn: What to print with; `print` by default.
+
+        Example:
+            >>> import flax.linen as nn, kdist
+            >>> model = kdist.Sequential([nn.Dense(2), nn.relu], name="small")
+            >>> model.build((None, 4))
+            >>> lines = []
+            >>> model.summary(lines.append)
+            >>> lines[0].splitlines()[0].strip()
+            'Model: small'
         """
         (print_fn or print)(summary_table(self.name, self._layers(), self._state))
 
@@ -484,6 +544,12 @@ class Model:
 
         Raises:
             ConfigError: There is no such layer, or neither is given.
+
+        Example:
+            >>> import flax.linen as nn, kdist
+            >>> model = kdist.Sequential([nn.Dense(2), nn.Dense(3)])
+            >>> model.get_layer("dense_1").features, model.get_layer(index=0).features
+            (3, 2)
         """
         layers = self._named_layers()
         if index is not None:
@@ -538,10 +604,35 @@ class Model:
         doc="Set it in a callback to end a prediction.",
     )
 
+    def start_at(self, epoch: int, step: int = 0) -> None:
+        """Makes the run begin there; see `Trainer.start_at`."""
+        self._trainer.start_at(epoch, step)
+
+    @property
+    def metric_directions(self) -> dict[str, str | None]:
+        """By log name: "down" if less is better, "up" if more is, None if nobody knows."""
+        return self._trainer.metric_directions
+
+    def get_metrics_result(self) -> Logs:
+        """The losses and metrics of the last pass over data: after a `fit` that validated, of the validation."""
+        return alphabetical(self._trainer.last_results)
+
     def reset_metrics(self) -> None:
-        """Does nothing: no metric is carried from one call to the next."""
+        """Forgets the last results; every pass starts its metrics anew by itself."""
+        self._trainer.last_results = {}
+
+    # Small parts --------------------------------------------------------------------------------
+
+    @property
+    def _state(self) -> TrainState:
+        if self._trainer.state is None:
+            raise NotCompiledError("The model has no variables yet: call build(x) or fit first.")
+        return self._trainer.state
 
     # Checks -------------------------------------------------------------------------------------
+
+    def _class_weight(self, given: Any) -> ClassWeight | None:
+        return None if given is None else ClassWeight(given, of_steps=self._trainer.plan.takes_labels)
 
     def _check_compiled(self) -> None:
         if not self._compiled:
@@ -557,13 +648,6 @@ class Model:
         return CallbackList(
             callbacks, add_history=add_history, add_progbar=verbose != 0, model=self, verbose=verbose, epochs=epochs
         )
-
-
-class _LastLogs(Callback):
-    """Keeps the logs of the last epoch."""
-
-    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        self.logs = logs or {}
 
 
 def _as_results(logs: Logs, return_dict: bool) -> float | list[Any] | Logs:

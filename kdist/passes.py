@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from kdist.binding import Binding
-from kdist.data import Chunk, Loader
+from kdist.data import Chunk
 from kdist.data.feed import CHUNK_BYTES
 from kdist.state import TrainState
 from kdist.typing import Logs, PyTree, Sums
@@ -31,6 +31,9 @@ class Pass:
         run: Where callbacks say to stop.
         binding: The programs.
         state: What is evaluated or predicted with; training moves on the run's own.
+
+    Attributes:
+        steps: How many steps were dispatched.
     """
 
     kind: str
@@ -42,6 +45,8 @@ class Pass:
         self._run = run
         self._state = state
         self._totals: Sums | None = None
+        self._results: Logs | None = None
+        self.steps = 0
 
     @property
     def stopped(self) -> bool:
@@ -57,13 +62,16 @@ class Pass:
 
         They are added up in float64, where the counts of an epoch of any length stay exact.
         """
+        self._results = None
         for sums in jax.device_get(result):
             exact = jax.tree.map(lambda a: np.asarray(a, np.float64), sums)
             self._totals = exact if self._totals is None else jax.tree.map(np.add, self._totals, exact)
 
     def results(self) -> Logs:
         """What has been read so far comes to, in the canonical order."""
-        return {} if self._totals is None else self.binding.objective.results(self._totals)
+        if self._results is None:
+            self._results = {} if self._totals is None else self.binding.objective.results(self._totals)
+        return dict(self._results)
 
     def logs(self) -> Logs:
         """The results as callbacks get them, in alphabetical order."""
@@ -103,29 +111,28 @@ class PredictPass(Pass):
     kind = "predict"
     stop_flag = "stop_predicting"
 
-    def __init__(self, run: Run, binding: Binding, state: TrainState, loader: Loader, chunk_steps: int) -> None:
+    def __init__(self, run: Run, binding: Binding, state: TrainState, width: int, chunk_steps: int) -> None:
         super().__init__(run, binding, state)
         k = run.steps_per_execution
-        wanted = k if isinstance(k, int) else max(1, CHUNK_BYTES // (binding.output_bytes * loader.batch_size))
+        wanted = k if isinstance(k, int) else max(1, CHUNK_BYTES // (binding.output_bytes * width))
         self.most_steps = min(wanted, chunk_steps)
-        self._size = loader.batch_size
-        self._rows_left = loader.num_rows
         self._outputs: list[PyTree] = []
 
     def run(self, chunk: Chunk, start: int, steps: int) -> Any:
         """See `Pass.run`."""
-        return steps, self.binding.execution.predict(self._state, chunk.feed, start, steps, self.most_steps)
+        parts = self.binding.execution.predict(self._state, chunk.feed, start, steps, self.most_steps)
+        return chunk.rows[start : start + steps], parts
 
     def read(self, result: Any) -> None:
         """Waits for the outputs, and keeps the rows that are of the data."""
-        steps, parts = result
-        rows = min(steps * self._size, self._rows_left)
-        self._rows_left -= rows
+        rows, parts = result
 
         def trim(*leaves: np.ndarray) -> np.ndarray:
             batches = leaves[0] if len(leaves) == 1 else np.concatenate(leaves)
-            real = batches[:steps, : self._size]
-            return real.reshape(-1, *real.shape[2:])[:rows]
+            if (rows[:-1] == rows[0]).all() and rows[-1] <= rows[0]:  # as nearly always: no copy
+                real = batches[: len(rows), : rows[0]]
+                return real.reshape(-1, *real.shape[2:])[: rows.sum()]
+            return batches[: len(rows)][np.arange(batches.shape[1]) < rows[:, None]]
 
         self._outputs.append(jax.tree.map(trim, *jax.device_get(parts)))
 

@@ -10,12 +10,13 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from kdist.errors import ConfigError, unknown_name
+from kdist.errors import unknown_name
 from kdist.typing import PyTree
 
 _COMPUTE_DTYPES = {
     "float32": jnp.float32,
     "mixed_bfloat16": jnp.bfloat16,
+    "mixed_float16": jnp.float16,
 }
 
 
@@ -45,21 +46,15 @@ def get(identifier: str | Precision | None) -> Precision:
     """The policy of that name.
 
     Args:
-        identifier: None or "float32", "mixed_bfloat16", or a policy.
+        identifier: None or "float32", "mixed_bfloat16", "mixed_float16" (which wants a loss scale), or a policy.
 
     Raises:
-        ConfigError: The name is unknown, or asks for float16, which needs a loss scale that kdist
-            does not have yet.
+        ConfigError: The name is unknown.
     """
     if identifier is None:
         return Precision()
     if isinstance(identifier, Precision):
         return identifier
-    if identifier == "mixed_float16":
-        raise ConfigError(
-            "precision='mixed_float16' needs dynamic loss scaling, which this version does not "
-            "have. Use 'mixed_bfloat16': the same speed on TPUs and current GPUs, and no scaling."
-        )
     if identifier not in _COMPUTE_DTYPES:
         raise unknown_name("precision", str(identifier), _COMPUTE_DTYPES)
     return Precision(identifier)

@@ -43,6 +43,13 @@ class Sequential(Model):
 
         Raises:
             ConfigError: It is no layer.
+
+        Example:
+            >>> import flax.linen as nn, kdist
+            >>> model = kdist.Sequential()
+            >>> model.add(nn.Dense(2))
+            >>> len(model.layers)
+            1
         """
         self._set_layers([*self._layer_list, layer])
 
@@ -51,6 +58,11 @@ class Sequential(Model):
 
         Raises:
             ConfigError: There is none.
+
+        Example:
+            >>> import flax.linen as nn, kdist
+            >>> kdist.Sequential([nn.Dense(2), nn.Dense(3)]).pop().features
+            3
         """
         if not self._layer_list:
             raise ConfigError("There are no layers in the model.")

@@ -20,6 +20,13 @@ class TrainState:
         model_state: Other collections by name, such as ``{"batch_stats": ...}``; ``{}`` if none.
         opt_state: The optimizer's state; the learning rate lives in it.
         key: One typed PRNG key. It never changes: a step's key is folded from it and `step`.
+
+    Example:
+        >>> import flax.linen as nn, kdist
+        >>> model = kdist.Model(nn.Dense(1))
+        >>> model.build((None, 3))
+        >>> int(model.state.step), sorted(model.state.params)
+        (0, ['bias', 'kernel'])
     """
 
     step: jax.Array

@@ -23,9 +23,10 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
+from kdist import optimizers
 from kdist.distribution import BATCH_AXES, DataParallel
-from kdist.losses import LossSum
-from kdist.modules import ModuleAdapter, Variables
+from kdist.losses import ALONE, LossSum, Shards
+from kdist.modules import Applied, ModuleAdapter, Variables
 from kdist.objective import Objective
 from kdist.precision import Precision
 from kdist.state import TrainState
@@ -41,6 +42,13 @@ class _Local(NamedTuple):
     losses: list[LossSum]
     rows: Any
     metrics: Sums
+
+
+class _Seeds(NamedTuple):
+    """What differentiation starts from, for losses that are means and for sums; 1 without a loss scale."""
+
+    mean: jax.Array | float
+    sum: jax.Array | float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,8 +85,10 @@ class Step:
         """
         assert self.tx is not None
         key = jax.random.fold_in(state.key, state.step)
-        grads, model_state, sums = self._on_shards(self._gradients, (WHOLE, ROWS, WHOLE), (WHOLE, WHOLE, WHOLE))(
-            (state.params, state.model_state), batch, key
+        scale = optimizers.loss_scale(state.opt_state)
+        specs = (WHOLE, ROWS, WHOLE, WHOLE)
+        grads, model_state, sums = self._on_shards(self._gradients, specs, (WHOLE, WHOLE, WHOLE))(
+            (state.params, state.model_state), batch, key, scale
         )
         updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -98,51 +108,58 @@ class Step:
 
     # On one shard -------------------------------------------------------------------------------
 
-    def _gradients(self, variables: tuple[PyTree, PyTree], batch: Batch, key: jax.Array) -> tuple[PyTree, PyTree, Sums]:
+    def _gradients(
+        self, variables: tuple[PyTree, PyTree], batch: Batch, key: jax.Array, scale: jax.Array | None
+    ) -> tuple[PyTree, PyTree, Sums]:
+        """The global gradient, times the loss scale if there is one."""
         params, model_state = variables
         key = self._shard_key(key)
-        if self.microbatches == 1:
-            local, model_state = self._microbatch(params, model_state, batch, key)
-        else:
-            local, model_state = self._microbatch_loop(params, model_state, batch, key)
-
         shards = 1 if self.distribution is None else self.distribution.num_devices
+        # Sums are differentiated, and divided afterwards.  Scaled sums would overflow where their scaled mean does
+        # not, so that the scale enters divided by the rows.
+        rows = 1 if scale is None else _rows(batch) * shards
+        seeds = _Seeds(1.0, 1.0) if scale is None else _Seeds(mean=scale / rows, sum=scale)
+        run = self._microbatch if self.microbatches == 1 else self._microbatch_loop
+        local, model_state = run(params, model_state, batch, key, seeds)
+
         local, totals = self._sum((local, _floats(model_state)))
         model_state = _with_floats(model_state, jax.tree.map(lambda a: (a / shards).astype(a.dtype), totals))
         grads = [
-            _divide(tree, local.losses[group[0]].denominator)
+            _divide(tree, local.losses[group[0]].denominator, rows)
             for group, tree in zip(self._objective.groups(local.losses), local.grads, strict=True)
         ]
         total = jax.tree.map(lambda *parts: sum(parts), *grads)
         return total, model_state, self._step_sums(local)
 
     def _microbatch_loop(
-        self, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array
+        self, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array, seeds: _Seeds
     ) -> tuple[_Local, PyTree]:
         parts = jax.tree.map(lambda a: a.reshape(self.microbatches, -1, *a.shape[1:]), batch)
 
         def body(carry: tuple[Any, PyTree], step: tuple[jax.Array, Batch]) -> tuple[Any, None]:
             i, part = step
             so_far, model_state = carry
-            local, model_state = self._microbatch(params, model_state, part, jax.random.fold_in(key, i))
+            local, model_state = self._microbatch(params, model_state, part, jax.random.fold_in(key, i), seeds)
             return (jax.tree.map(jnp.add, so_far, local), model_state), None
 
         first = jax.tree.map(lambda a: a[0], parts)
         zeros = jax.tree.map(
             lambda a: jnp.zeros(a.shape, a.dtype),
-            jax.eval_shape(self._microbatch, params, model_state, first, key)[0],
+            jax.eval_shape(self._microbatch, params, model_state, first, key, seeds)[0],
         )
         steps = (jnp.arange(self.microbatches), parts)
         (local, model_state), _ = jax.lax.scan(body, (zeros, model_state), steps, unroll=self.unroll)
         return local, model_state
 
-    def _microbatch(self, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array) -> tuple[_Local, PyTree]:
+    def _microbatch(
+        self, params: PyTree, model_state: PyTree, batch: Batch, key: jax.Array, seeds: _Seeds
+    ) -> tuple[_Local, PyTree]:
         """Sums and gradients of some rows, with nothing divided or reduced."""
         objective = self._objective
 
         def groups_of_losses(params: PyTree) -> tuple[list[jax.Array], Any]:
-            y_pred, after = self._forward(params, model_state, batch.x, train=True, key=key)
-            sums = objective.loss_sums(batch.y, y_pred, batch.weight, batch.valid)
+            y_pred, after, penalties = self._forward(params, model_state, batch.x, train=True, key=key)
+            sums = self._loss_sums(batch, y_pred, penalties)
             grouped = [
                 sum((objective.weight_of(i) * sums[i].sum for i in group), jnp.float32(0))
                 for group in objective.groups(sums)
@@ -151,29 +168,33 @@ class Step:
 
         grouped, pullback, (sums, y_pred, after) = jax.vjp(groups_of_losses, params, has_aux=True)
         grads = []
-        for i in range(len(grouped)):  # nearly always one: losses that are averaged alike share it
-            (grad,) = pullback([jnp.ones_like(g) if i == j else jnp.zeros_like(g) for j, g in enumerate(grouped)])
+        for i, group in enumerate(objective.groups(sums)):  # nearly always one: losses that are averaged alike share it
+            seed = seeds.sum if sums[group[0]].denominator is None else seeds.mean
+            (grad,) = pullback([jnp.full_like(g, seed if i == j else 0) for j, g in enumerate(grouped)])
             grads.append(grad)
         return self._local(batch, y_pred, sums, grads), after
 
     def _evaluate(self, variables: tuple[PyTree, PyTree], batch: Batch, key: jax.Array) -> Sums:
-        y_pred, _ = self._forward(*variables, batch.x, train=False, key=key)
-        sums = self._objective.loss_sums(batch.y, y_pred, batch.weight, batch.valid)
+        y_pred, _, penalties = self._forward(*variables, batch.x, train=False, key=key)
+        sums = self._loss_sums(batch, y_pred, penalties)
         return self._step_sums(self._sum(self._local(batch, y_pred, sums, [])))
 
     def _predict(self, variables: tuple[PyTree, PyTree], x: PyTree, key: jax.Array) -> PyTree:
         return self._forward(*variables, x, train=False, key=key)[0]
 
-    def _forward(
-        self, params: PyTree, model_state: PyTree, x: PyTree, *, train: bool, key: jax.Array
-    ) -> tuple[PyTree, PyTree]:
+    def _forward(self, params: PyTree, model_state: PyTree, x: PyTree, *, train: bool, key: jax.Array) -> Applied:
         variables = Variables(self.precision.cast(params), model_state)
-        outputs, after = self.adapter.apply(variables, self.precision.cast(x), train=train, key=key)
+        applied = self.adapter.apply(variables, self.precision.cast(x), train=train, key=key)
         # A collection keeps its dtypes, whatever the forward pass computed in.
-        return outputs, jax.tree.map(lambda new, old: new.astype(old.dtype), after, model_state)
+        after = jax.tree.map(lambda new, old: new.astype(old.dtype), applied.model_state, model_state)
+        return applied._replace(model_state=after)
+
+    def _loss_sums(self, batch: Batch, y_pred: PyTree, penalties: list[jax.Array]) -> list[LossSum]:
+        shards = self._all_shards if self._objective.across_rows else ALONE
+        return self._objective.loss_sums(batch.y, y_pred, batch.weight, batch.valid, penalties, shards)
 
     def _local(self, batch: Batch, y_pred: PyTree, sums: list[LossSum], grads: list[PyTree]) -> _Local:
-        rows = np.float32(jax.tree.leaves(batch.x)[0].shape[0]) if batch.valid is None else batch.valid.sum()
+        rows = np.float32(_rows(batch)) if batch.valid is None else batch.valid.sum()
         metric_sums = self._objective.metric_sums(batch.y, y_pred, batch.weight, batch.valid)
         return _Local(grads, sums, rows, metric_sums)
 
@@ -200,6 +221,17 @@ class Step:
             structure, [a * shards if k else next(summed) for a, k in zip(leaves, known, strict=True)]
         )
 
+    @property
+    def _all_shards(self) -> Shards:
+        """What a loss that compares rows with each other reaches the other shards by."""
+        if self.distribution is None or self.distribution.num_devices == 1:
+            return ALONE
+        return Shards(
+            sum=lambda tree: jax.lax.psum(tree, BATCH_AXES),
+            gather=lambda rows: jax.lax.all_gather(rows, BATCH_AXES, tiled=True),
+            index=jax.lax.axis_index(BATCH_AXES),
+        )
+
     def _shard_key(self, key: jax.Array) -> jax.Array:
         """A shard's own key, for dropout that differs from shard to shard."""
         return key if self.distribution is None else jax.random.fold_in(key, jax.lax.axis_index(BATCH_AXES))
@@ -213,11 +245,16 @@ class Step:
         return self.objective
 
 
-def _divide(gradients: PyTree, denominator: jax.Array | None) -> PyTree:
-    """The gradients of a mean from those of a sum; where nothing counted, both are 0."""
+def _rows(batch: Batch) -> int:
+    return jax.tree.leaves(batch.x)[0].shape[0]
+
+
+def _divide(gradients: PyTree, denominator: jax.Array | None, rows: int) -> PyTree:
+    """The gradients of a mean from those of a sum over `rows`; where nothing counted, both are 0."""
     if denominator is None:
         return gradients
     divisor = jnp.where(denominator == 0, 1, denominator)
+    divisor = divisor if rows == 1 else divisor / rows
     return jax.tree.map(lambda g: (g / divisor).astype(g.dtype), gradients)
 
 

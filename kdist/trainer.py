@@ -1,10 +1,10 @@
-"""The host loop: dispatch execution n+1, then read the results of execution n."""
+"""Trainer: fits, evaluations and predictions, made of passes over data; callbacks are told, checks come first."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import time
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,23 +16,20 @@ from kdist import optimizers
 from kdist import precision as precisions
 from kdist.binding import Binding, bind, misfit_as_data_error
 from kdist.callbacks import CallbackList, History
-from kdist.data import Chunk, Feeder, Loader, first_rows
+from kdist.data import AnyLoader, BatchLoader, Chunk, ChunkFeeder, Feeder, Loader, StreamFeeder, example_batch
 from kdist.distribution import DataParallel, agree, check_agreement
 from kdist.errors import ConfigError, DataError, NotCompiledError, said_of
+from kdist.loop import sweep, warn_if_short, warn_of_the_end
+from kdist.metrics import Metric
 from kdist.modules import Variables, adapt
-from kdist.objective import Plan
+from kdist.objective import Objective, Plan
 from kdist.passes import Pass, PredictPass, TestPass, TrainPass, alphabetical
 from kdist.state import TrainState
 from kdist.step import Step
 from kdist.typing import Batch, Logs, PyTree, Sums
 
-EXECUTION_SECONDS = 0.25
-"""steps_per_execution="auto" fuses this much work, so that a bar moves and a preemption is answered."""
-
 RUNS_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """How initialisers are compiled on CPU: drawing weights takes a millisecond, optimising that a second."""
-TIMED = 3
-"""How many executions "auto" waits for to learn how long a step takes."""
 
 
 class Trainer:
@@ -47,10 +44,12 @@ class Trainer:
         weighted_metrics: See `Model.compile`.
         distribution: The devices; all of them by default.
         steps_per_execution: K, or "auto".
-        precision: None, "float32" or "mixed_bfloat16".
+        precision: None, "float32", "mixed_bfloat16" or "mixed_float16".
         microbatches: How many parts a shard's rows are worked through in.
         seed: What parameters and dropout are drawn from.
         run_eagerly: Whether to compile nothing, for debugging.
+        auto_scale_loss: Whether "mixed_float16" gets a loss scale that adapts itself.
+        sample_weight_mode: See `Model.compile`.
 
     To train with another step, subclass and override `train_step`.
 
@@ -59,9 +58,21 @@ class Trainer:
         stop_training: Set it in a callback to end training after the current execution.
         stop_evaluating: Alike.
         stop_predicting: Alike.
+        last_results: Losses and metrics of the last pass, by log name.
 
     Raises:
         ConfigError: An argument is wrong.
+
+    Example:
+        >>> import flax.linen as nn, kdist, numpy as np, optax
+        >>> trainer = kdist.Trainer(nn.Dense(1), optimizer=optax.sgd(0.1), loss="mse")
+        >>> loader = kdist.data.from_arrays(np.ones((8, 3)), np.zeros((8, 1)), batch_size=4)
+        >>> state = trainer.init(loader.arrays)
+        >>> state, history = trainer.fit(state, loader, epochs=2)
+        >>> int(state.step), history.epoch
+        (4, [0, 1])
+        >>> list(trainer.evaluate(state, loader)), sum(len(part) for part in trainer.predict(state, loader))
+        (['loss'], 8)
     """
 
     def __init__(
@@ -79,17 +90,22 @@ class Trainer:
         microbatches: int = 1,
         seed: int = 0,
         run_eagerly: bool = False,
+        auto_scale_loss: bool = True,
+        sample_weight_mode: Any = None,
     ) -> None:
         self.adapter = adapt(module)
+        self.precision = precisions.get(precision)
         self.optimizer = None if optimizer is None else optimizers.get(optimizer)
-        self.plan = Plan.of(loss, loss_weights, metrics, weighted_metrics)
+        scaled = isinstance(self.optimizer, optimizers.LossScaleOptimizer)
+        if self.optimizer is not None and auto_scale_loss and self.precision.name == "mixed_float16" and not scaled:
+            self.optimizer = optimizers.LossScaleOptimizer(self.optimizer)
+        self.plan = Plan.of(loss, loss_weights, metrics, weighted_metrics, sample_weight_mode)
         if distribution is not None and not isinstance(distribution, DataParallel):
             raise ConfigError(f"distribution must be a kdist.DataParallel or None. Received: {distribution!r}.")
         self.distribution = distribution or DataParallel()
         if steps_per_execution != "auto":
             _check_positive("steps_per_execution", steps_per_execution, "or 'auto'")
         self.steps_per_execution = steps_per_execution
-        self.precision = precisions.get(precision)
         self.microbatches = _check_positive("microbatches", microbatches)
         self.seed = seed
         self.run_eagerly = bool(run_eagerly)
@@ -98,6 +114,9 @@ class Trainer:
         self.state: TrainState | None = None
         self.stop_training = self.stop_evaluating = self.stop_predicting = False
         self._bindings: dict[Any, Binding] = {}
+        self._start: tuple[int, int] | None = None
+        self._batches_seen = 0
+        self.last_results: Logs = {}
         if self.optimizer is not None:
             self.optimizer.attach(self)
 
@@ -174,6 +193,7 @@ class Trainer:
                 distribution=self.distribution,
                 precision=self.precision,
                 microbatches=self.microbatches,
+                steps_per_execution=self.steps_per_execution,
                 eagerly=self.run_eagerly,
             )
         return self._bindings[key]
@@ -187,8 +207,33 @@ class Trainer:
     @property
     def log_names(self) -> list[str] | None:
         """The names of what is logged, in the canonical order; None before targets were seen."""
-        objectives = [b.step.objective for b in self._bindings.values() if b.step.objective is not None]
-        return list(objectives[-1].log_names) if objectives else None
+        objective = self._last_objective
+        return None if objective is None else list(objective.log_names)
+
+    @property
+    def metric_directions(self) -> dict[str, str | None]:
+        """By log name: "down" if less is better, "up" if more, None if nobody knows; empty before the first batch."""
+        objective = self._last_objective
+        return {} if objective is None else objective.directions
+
+    @property
+    def metrics(self) -> list[Metric]:
+        """The metrics of all outputs, in the order of their log names; empty before targets were seen."""
+        return [] if self._last_objective is None else self._last_objective.metrics
+
+    @property
+    def _last_objective(self) -> Objective | None:
+        objectives = [b.step.objective for b in list(self._bindings.values()) if b.step.objective is not None]
+        return objectives[-1] if objectives else None
+
+    def start_at(self, epoch: int, step: int = 0) -> None:
+        """Makes the run begin there: to be called by a callback in `on_train_begin`, and good for one `fit`.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            step: The step of this epoch.
+        """
+        self._start = (epoch, step)
 
     def read_opt_state(self) -> PyTree | None:
         """The optimizer state, which the learning rate lives in."""
@@ -204,12 +249,12 @@ class Trainer:
     def fit(
         self,
         state: TrainState,
-        loader: Loader,
+        loader: AnyLoader,
         *,
         epochs: int,
         initial_epoch: int = 0,
         callbacks: Any = (),
-        validation: Loader | None = None,
+        validation: AnyLoader | None = None,
         validation_freq: int | Sequence[int] = 1,
     ) -> tuple[TrainState, History]:
         """Trains.
@@ -230,45 +275,77 @@ class Trainer:
             NotCompiledError: There is no optimizer or no loss.
             DataError: The data do not fit the model.
         """
-        if self.optimizer is None:
-            raise NotCompiledError("Training needs an optimizer. Received: optimizer=None.")
         self.state = state
         self.stop_training = False
+        self._batches_seen = 0
         with contextlib.ExitStack() as stack:
-            binding = self._bind_loader(state, loader)
-            if not binding.objective.trainable:
-                raise NotCompiledError("Training needs a loss. Received: loss=None.")
-            feeder = stack.enter_context(self._feeder(loader, binding, training=True))
+            binding = self._bind_for_training(state, loader)
+            feeder = stack.enter_context(self._feeder(state, loader, binding, training=True))
             if validation is not None:
                 with said_of("validation_data"):
                     validation_binding = self._bind_loader(state, validation)
-                validation_feeder = stack.enter_context(self._feeder(validation, validation_binding))
+                validation_feeder = stack.enter_context(self._feeder(state, validation, validation_binding))
             callbacks = stack.enter_context(self._callbacks(callbacks, loader, epochs=epochs, add_history=True))
             check_agreement(
                 **self._vital(loader, callbacks),
                 epochs=epochs,
                 initial_epoch=initial_epoch,
-                validation_rows=0 if validation is None else validation.num_rows,
+                **({} if validation is None else self._size("validation_data", validation)),
             )
             stack.callback(self._write_back)
 
             callbacks.on_train_begin({})
             logs: Logs = {}
-            for epoch in range(initial_epoch, epochs):
+            first, start = self._take_start(initial_epoch, loader)
+            for epoch in range(first, epochs):
+                chunks = feeder.chunks(epoch, start=start, then=epoch + 1 if epoch + 1 < epochs else None)
+                head = next(chunks, None)
+                if head is None:
+                    warn_of_the_end(loader, f"there is nothing for epoch {epoch + 1}, and training ends")
+                    break
                 callbacks.on_epoch_begin(epoch, {})
                 train = TrainPass(self, binding, state)
-                self._run(train, feeder.chunks(epoch, then=epoch + 1 if epoch + 1 < epochs else None), callbacks)
+                self._run(train, itertools.chain([head], chunks), callbacks)
+                self._batches_seen += train.steps
+                if not self.stop_training:
+                    warn_if_short(loader, start + train.steps, f"Epoch {epoch + 1}")
                 logs = train.logs()
                 if validation is not None and _due(epoch, validation_freq):
-                    results = self._test(self.state, validation_binding, validation_feeder, callbacks, again=True)
+                    results = self._validate(validation, validation_binding, validation_feeder, callbacks)
                     logs = {**logs, **{f"val_{name}": value for name, value in alphabetical(results).items()}}
                 callbacks.on_epoch_end(epoch, dict(logs))
+                start = 0
                 if agree(int(self.stop_training)):
                     break
+            if epochs > 0:
+                self._adopt_average()
             callbacks.on_train_end(logs)
             return self.state, callbacks.history or History()
 
-    def evaluate(self, state: TrainState, loader: Loader, *, callbacks: Any = ()) -> Logs:
+    def train_on_batch(self, state: TrainState, loader: Loader) -> tuple[TrainState, Logs]:
+        """One optimizer step on the first batch, without callbacks.
+
+        Args:
+            state: Where to start; its arrays are used up.
+            loader: The batch.
+
+        Returns:
+            The state after the step, and the losses and metrics of the batch before it, in the canonical order.
+
+        Raises:
+            NotCompiledError: There is no optimizer or no loss.
+            DataError: The data do not fit the model.
+        """
+        self.state = state
+        binding = self._bind_for_training(state, loader)
+        with self._feeder(state, loader, binding, training=True) as feeder:
+            check_agreement(**self._vital(loader, CallbackList()))
+            train = TrainPass(self, binding, state)
+            self._run(train, itertools.islice(feeder.chunks(0), 1), CallbackList())
+            self._write_back()
+            return self.state, train.results()
+
+    def evaluate(self, state: TrainState, loader: AnyLoader, *, callbacks: Any = ()) -> Logs:
         """Losses and metrics over the data, every row exactly once.
 
         Args:
@@ -280,11 +357,14 @@ class Trainer:
             Values by log name, in the canonical order.
         """
         binding = self._bind_loader(state, loader)
-        with self._feeder(loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
+        with self._feeder(state, loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
             check_agreement(**self._vital(loader, callbacks))
-            return self._test(state, binding, feeder, callbacks, again=False)
+            test = self._test(state, binding, feeder.chunks(0), callbacks)
+            if not self.stop_evaluating:
+                warn_if_short(loader, test.steps, "The evaluation")
+            return test.results()
 
-    def predict(self, state: TrainState, loader: Loader, *, callbacks: Any = ()) -> Iterator[PyTree]:
+    def predict(self, state: TrainState, loader: AnyLoader, *, callbacks: Any = ()) -> Iterator[PyTree]:
         """The model's outputs for the data, in order, as they are computed.
 
         Args:
@@ -296,144 +376,157 @@ class Trainer:
             Outputs of consecutive rows: NumPy arrays with the rows first.
         """
         self.stop_predicting = False
-        binding = self.bind(state, Batch(loader.read(np.arange(1)).x))
-        with self._feeder(loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
+        binding = self.bind(state, Batch(example_batch(loader).x))
+        with self._feeder(state, loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
             check_agreement(**self._vital(loader, callbacks))
-            predict = PredictPass(self, binding, state, loader, feeder.chunk_steps)
-            callbacks.on_predict_begin({})
-            for _ in self._sweep(predict, feeder.chunks(0), callbacks):
+            with self._lent(state):
+                callbacks.on_predict_begin({})  # it may put other variables in
+                assert self.state is not None
+                predict = PredictPass(self, binding, self.state, feeder.width, feeder.chunk_steps)
+                for _ in sweep(predict, feeder.chunks(0), callbacks):
+                    yield from predict.take()
                 yield from predict.take()
-            yield from predict.take()
-            callbacks.on_predict_end({})
+                if not self.stop_predicting:
+                    warn_if_short(loader, predict.steps, "The prediction")
+                callbacks.on_predict_end({})
 
-    def _test(
-        self, state: TrainState, binding: Binding, feeder: Feeder, callbacks: CallbackList, *, again: bool
+    def _validate(
+        self,
+        validation: AnyLoader,
+        binding: Binding,
+        feeder: ChunkFeeder,
+        callbacks: CallbackList,
     ) -> Logs:
-        self.stop_evaluating = False
-        test = TestPass(self, binding, state)
-        callbacks.on_test_begin({})
-        self._run(test, feeder.chunks(0, then=0 if again else None), callbacks)
-        callbacks.on_test_end(test.logs())
+        """The results of the validation data; none if they are exhausted."""
+        assert self.state is not None
+        chunks = feeder.chunks(0, then=0)
+        head = next(chunks, None)
+        if head is None:
+            warn_of_the_end(validation, "there is nothing left to validate with")
+            return {}
+        test = self._test(self.state, binding, itertools.chain([head], chunks), callbacks)
+        if not self.stop_evaluating:
+            warn_if_short(validation, test.steps, "The validation")
         return test.results()
 
+    def _test(self, state: TrainState, binding: Binding, chunks: Iterator[Chunk], callbacks: CallbackList) -> TestPass:
+        self.stop_evaluating = False
+        with self._lent(state):
+            callbacks.on_test_begin({})  # it may put other variables in
+            assert self.state is not None
+            test = TestPass(self, binding, self.state)
+            self._run(test, chunks, callbacks)
+            callbacks.on_test_end(test.logs())
+        return test
+
+    @contextlib.contextmanager
+    def _lent(self, state: TrainState) -> Iterator[None]:
+        """Makes a state the one that callbacks see; a run's own comes back if it is another."""
+        own, self.state = self.state, state
+        try:
+            yield
+        finally:
+            if own is not state and own is not None:
+                self.state = own
+
     def _run(self, pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList) -> None:
-        for _ in self._sweep(pass_, chunks, callbacks):
+        for _ in sweep(pass_, chunks, callbacks, seen=self._batches_seen):
             pass
-
-    def _sweep(self, pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList) -> Iterator[None]:
-        """The loop: dispatches an execution, then reads the results of the one before it.
-
-        At most two are ever under way.  If a callback watches batches, an execution is read before
-        the next is dispatched.
-        """
-        kind = pass_.kind
-        watched, listened = callbacks.watches(kind), callbacks.listens(kind)
-        waiting: list[tuple[Any, int]] = []
-
-        def finish() -> None:
-            result, last = waiting.pop(0)
-            pass_.read(result)
-            if listened:
-                callbacks.call(f"on_{kind}_batch_end", last, pass_.logs())
-
-        for chunk in chunks:
-            start = 0
-            while start < chunk.num_steps:
-                planned = self._plan_steps(pass_, watched)
-                steps = min(planned, chunk.num_steps - start)
-                first = chunk.first_step + start
-                last = first + (steps if self.steps_per_execution == "auto" else planned) - 1
-                if listened:
-                    callbacks.call(f"on_{kind}_batch_begin", first, {})
-                began = time.perf_counter()
-                result = pass_.run(chunk, start, steps)
-                if self.steps_per_execution == "auto" and pass_.binding.timed[kind] < TIMED and not watched:
-                    jax.block_until_ready(result)
-                    self._measure(pass_, steps, time.perf_counter() - began)
-                start += steps
-                waiting.append((result, last))
-                if watched or len(waiting) > 1:
-                    finish()
-                yield
-                if self._stops(pass_, watched):
-                    break
-            else:
-                continue
-            break
-        while waiting:
-            finish()
-
-    def _stops(self, pass_: Pass, watched: bool) -> bool:
-        """Whether a callback asked to stop here; on several processes, whether process 0's did."""
-        if jax.process_count() == 1:
-            return pass_.stopped
-        return watched and bool(agree(int(pass_.stopped)))
-
-    # steps_per_execution ------------------------------------------------------------------------
-
-    def _plan_steps(self, pass_: Pass, watched: bool) -> int:
-        if isinstance(self.steps_per_execution, int):
-            return self.steps_per_execution
-        return 1 if watched else min(pass_.binding.pace.get(pass_.kind, 1), pass_.most_steps)
-
-    def _measure(self, pass_: Pass, steps: int, seconds: float) -> None:
-        """Sets the pace of a kind of step, by its executions after the first, which compiles.
-
-        One step is timed, then as many as that one allows, which corrects what a hiccup has spoiled.
-        """
-        binding, kind = pass_.binding, pass_.kind
-        binding.timed[kind] += 1
-        if binding.timed[kind] > 1:
-            binding.pace[kind] = agree(max(1, int(EXECUTION_SECONDS * steps / seconds)))
+        self.last_results = pass_.results()
 
     # Small parts --------------------------------------------------------------------------------
 
-    def _bind_loader(self, state: TrainState, loader: Loader) -> Binding:
+    def _bind_loader(self, state: TrainState, loader: AnyLoader) -> Binding:
         """The binding for a loader's batches, its labels checked where all of them are at hand."""
-        batch = first_rows(loader)
-        if batch.y is None:
+        batch = example_batch(loader)
+        binding = None if batch.y is None and self.plan.needs_targets else self.bind(state, batch)
+        if binding is None or binding.step.objective is None:
             raise DataError("There are no targets: training and evaluation need y.")
-        binding = self.bind(state, batch)
         arrays = getattr(loader, "arrays", None)
         if arrays is not None:
             binding.objective.check_labels(arrays.y)
         return binding
 
-    def _vital(self, loader: Loader, callbacks: CallbackList) -> dict[str, int]:
+    def _bind_for_training(self, state: TrainState, loader: AnyLoader) -> Binding:
+        if self.optimizer is None:
+            raise NotCompiledError("Training needs an optimizer. Received: optimizer=None.")
+        binding = self._bind_loader(state, loader)
+        if not binding.objective.trainable:
+            raise NotCompiledError("Training needs a loss. Received: loss=None.")
+        return binding
+
+    def _vital(self, loader: AnyLoader, callbacks: CallbackList) -> dict[str, int]:
         """What decides how many executions of how many steps there are."""
         k = self.steps_per_execution
         return {
-            "the number of rows": loader.num_rows,
-            "batch_size": loader.batch_size,
+            **self._size("the data", loader),
             "steps_per_execution": k if isinstance(k, int) else 0,
-            "the number of callbacks that watch batches": sum(map(callbacks.watches, ("train", "test", "predict"))),
+            "the number of callbacks that watch batches": sum(
+                callbacks.stride(kind) or 0 for kind in ("train", "test", "predict")
+            ),
         }
 
-    def _feeder(self, loader: Loader, binding: Binding, *, training: bool = False) -> Feeder:
+    @staticmethod
+    def _size(name: str, loader: AnyLoader) -> dict[str, int]:
+        rows = 0 if isinstance(loader, BatchLoader) else loader.num_rows
+        return {
+            f"the number of rows of {name}": rows,
+            f"batch_size of {name}": loader.batch_size,
+            f"the number of steps of {name}": loader.num_steps or 0,
+        }
+
+    def _feeder(self, state: TrainState, loader: AnyLoader, binding: Binding, *, training: bool = False) -> ChunkFeeder:
         """The feeder of a loader.
 
         Rows that only fill a batch would enter the batch statistics of a model that keeps some, so in
-        training its shorter last batch is run at its own shape, where that divides.
+        training a batch of another length is run at its own shape, where that divides.
         """
-        k = self.steps_per_execution
+        k = self.steps_per_execution if isinstance(self.steps_per_execution, int) else None
         exact = "possibly" if training and binding.has_state else "never"
-        if binding.step.objective is not None and binding.step.objective.exact:
+        objective = binding.step.objective
+        if objective is not None and objective.exact:
             exact = "always"
-        return Feeder(
+        multiple = self.distribution.num_devices * (self.microbatches if training else 1)
+
+        def check(batch: Batch) -> None:  # of batches that come later; one of other shapes is bound anew, or refused
+            self.bind(state, batch).objective.check_labels(batch.y)
+
+        if not isinstance(loader, BatchLoader):
+            return Feeder(loader, self.distribution, multiple=multiple, steps_per_execution=k or 1, exact=exact)
+        return StreamFeeder(
             loader,
             self.distribution,
-            multiple=self.distribution.num_devices * (self.microbatches if training else 1),
-            steps_per_execution=k if isinstance(k, int) else 1,
+            multiple=multiple,
+            steps_per_execution=k,
             exact=exact,
+            fresh=not training,
+            check=None if objective is None else check,
         )
+
+    def _take_start(self, initial_epoch: int, loader: AnyLoader) -> tuple[int, int]:
+        """Where to begin: where a callback said, once, else at `initial_epoch`."""
+        (epoch, step), self._start = self._start or (initial_epoch, 0), None
+        if loader.num_steps is not None and step >= loader.num_steps:
+            epoch, step = epoch + 1, 0
+        return epoch, step
+
+    def _adopt_average(self) -> None:
+        """Makes the averages of the parameters the parameters, where the optimizer keeps some."""
+        assert self.state is not None
+        average = optimizers.ema_params(self.state.opt_state, self.state.params)
+        if average is not None:
+            self.state = dataclasses.replace(self.state, params=jax.tree.map(jnp.copy, average))
 
     @contextlib.contextmanager
     def _callbacks(
-        self, callbacks: Any, loader: Loader, *, epochs: int | None = None, add_history: bool = False
+        self, callbacks: Any, loader: AnyLoader, *, epochs: int | None = None, add_history: bool = False
     ) -> Iterator[CallbackList]:
         if not isinstance(callbacks, CallbackList):
             callbacks = CallbackList(callbacks, add_history=add_history, model=self, verbose=0, epochs=epochs)
-        callbacks.set_params({**callbacks.params, "steps": loader.num_steps, "rows": loader.num_rows})
+        rows = None
+        if not isinstance(loader, BatchLoader):
+            rows = min(loader.num_rows, loader.num_steps * loader.batch_size)
+        callbacks.set_params({**callbacks.params, "steps": loader.num_steps, "rows": rows})
         try:
             yield callbacks
         finally:

@@ -121,7 +121,6 @@ DATA = {
     "a number": ((3.0, Y), DataError, "x is a float", "array"),
     "an array of no dimension": ((np.float32(3), Y), DataError, "x is a single number", "rows"),
     "a file name": (("train.csv", Y), DataError, "x is a str", "array"),
-    "a generator": (((X, Y) for _ in range(3)), DataError, "generator", "array"),
     "dates": ((np.zeros(20, "datetime64[D]"), Y), DataError, "x has dtype datetime64", "convert"),
     "integers beyond 32 bits": ((X, LABELS + 2**40), DataError, "y holds integers", "int32"),
     "inputs too narrow": ((X[:, :3], Y), DataError, "x|input", r"\b3\b", r"\b4\b"),
@@ -135,6 +134,23 @@ def test_data_that_cannot_be_trained_on(name, regression):
     arguments, error, *words = DATA[name]
     arguments = arguments if isinstance(arguments, tuple) else (arguments,)
     refused(regression, lambda: regression.fit(*arguments, batch_size=8, verbose=0), error, *words)
+
+
+BATCHES = {
+    "targets beside a generator": ((((X, Y) for _ in range(3)), Y), DataError, "y goes into the batches", "generator"),
+    "a generator of nothing": (iter(()), DataError, "empty", "at least one"),
+    "a generator of namedtuples": (iter([Pair(X, Y)]), DataError, "namedtuple Pair", "plain tuple"),
+    "a generator of four": (iter([(X, Y, None, None)]), DataError, r"\(x, y, sample_weight\)", "tuple of 4"),
+    "a generator of no targets": (iter([X]), DataError, "targets"),
+    "a generator of names": (iter(["a.csv"]), DataError, "x is a str"),
+}
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_batches_that_cannot_be_trained_on(name, regression):
+    arguments, error, *words = BATCHES[name]
+    arguments = arguments if isinstance(arguments, tuple) else (arguments,)
+    refused(regression, lambda: regression.fit(*arguments, verbose=0), error, *words)
 
 
 def test_data_frames_and_scipy_matrices_are_taken_or_named(regression):
@@ -168,12 +184,14 @@ CONFIG = [
     *[("verbose", value, ConfigError, "'auto', 0, 1 or 2") for value in (3, "yes", None, -1)],
     *[("validation_split", value, ConfigError, r"\[0, 1\)") for value in (1, 1.5, -0.1, "0.2", None, np.nan, True)],
     ("validation_split", 0.99, DataError, "0 to train on"),
-    *[("shuffle", value, ConfigError, "True or False") for value in ("batch", None, "yes")],
+    *[("shuffle", value, ConfigError, "True, False or 'batch'") for value in ("batches", None, "yes", 3)],
     *[("cache", value, ConfigError, "True, False or 'auto'") for value in ("always", None)],
     *[("validation_freq", value, ConfigError, "1 or more") for value in (0, -1, 1.5, None, [0], ["a"], [1.5])],
-    ("steps_per_epoch", 3, ConfigError, "not supported"),
-    ("validation_steps", 3, ConfigError, "not supported"),
-    ("class_weight", {0: 2.0}, ConfigError, "not supported"),
+    *[("steps_per_epoch", value, ConfigError, "positive integer") for value in (0, -2, 1.5, "3", True)],
+    *[("validation_steps", value, ConfigError, "positive integer") for value in (0, -2, 1.5, "3", True)],
+    *[("class_weight", value, ConfigError, "dict") for value in ([1.0, 2.0], "balanced", {"a": 1.0}, {0: "b"})],
+    ("class_weight", {-1: 1.0}, ConfigError, "0 or more"),
+    ("class_weight", {0: 2.0}, DataError, "one-hot"),
     *[("callbacks", value, ConfigError, "callbacks.Callback") for value in (Sub, [Sub], print, "early", {"a": 1})],
     ("sample_weight", np.ones(5), DataError, "20.*5|5.*20"),
     ("sample_weight", np.ones((20, 3)), DataError, r"\(rows,\)"),
@@ -187,7 +205,9 @@ CONFIG = [
     ("sample_weight", {0: 1.0, 1: 2.0}, DataError, "float"),
     ("sample_weight", 2.0, DataError, "float"),
     *[("validation_data", value, DataError, "x, y") for value in ((X,), (X, Y, None, None), X, {"x": X}, "val", ())],
-    ("validation_data", iter([(X, Y)]), DataError, "x, y"),
+    ("validation_data", iter([(X, Y[:3])]), DataError, "20.*3"),
+    ("validation_data", iter(()), DataError, "empty"),
+    ("validation_data", iter([X]), DataError, "targets"),
     ("validation_data", Pair(X, Y), DataError, "namedtuple"),
     ("validation_data", (X[:0], Y[:0]), DataError, "empty"),
     ("validation_data", (X, Y[:3]), DataError, "20.*3"),
@@ -318,7 +338,7 @@ COMPILE = {
     "weights as an array": ({"loss_weights": np.array([1.0])}, "loss_weights", "list"),
     "weights as text": ({"loss_weights": "a"}, "loss_weights", "number"),
     "unknown optimizer": ({"optimizer": "adamm"}, "Unknown optimizer 'adamm'", "Did you mean 'adam'"),
-    "optimizer class": ({"optimizer": kdist.optimizers.Adam}, "instance", "Adam"),
+    "optimizer class": ({"optimizer": kdist.optimizers.Adam}, "class Adam", "Create one"),
     "optax function": ({"optimizer": optax.adam}, "instance|call", "adam"),
     "optimizer number": ({"optimizer": 0.01}, "optimizer", "0.01"),
     "no steps": ({"steps_per_execution": 0}, "steps_per_execution", "positive integer or 'auto'", "Received: 0"),
@@ -326,11 +346,14 @@ COMPILE = {
     "other steps": ({"steps_per_execution": "all"}, "steps_per_execution", "'all'"),
     "no parts": ({"microbatches": 0}, "microbatches", "positive integer", "0"),
     "unknown precision": ({"precision": "float17"}, "precision 'float17'", "mixed_bfloat16"),
-    "float16": ({"precision": "mixed_float16"}, "loss scal", "mixed_bfloat16"),
     "devices by name": ({"distribution": "data"}, "distribution", "DataParallel", "'data'"),
     "devices by number": ({"distribution": 8}, "distribution", "DataParallel", "8"),
     "target tensors": ({"target_tensors": X}, "target_tensors"),
-    "weight mode": ({"sample_weight_mode": "temporal"}, "sample_weight_mode", "None"),
+    "weight mode": ({"sample_weight_mode": "sequence"}, "sample_weight_mode", "'temporal'", "'sequence'"),
+    "weight modes": ({"sample_weight_mode": [None, 3]}, "sample_weight_mode", "3"),
+    "eager": ({"run_eagerly": "yes"}, "run_eagerly", "'yes'"),
+    "jit": ({"jit_compile": None}, "jit_compile", "'auto'", "None"),
+    "scale": ({"auto_scale_loss": "auto"}, "auto_scale_loss", "'auto'"),
 }
 
 
@@ -533,7 +556,7 @@ def test_other_methods(call, words, regression):
     refused(regression, lambda: call(regression), DataError, *words)
 
 
-@pytest.mark.parametrize("argument, value", [("batch_size", 0), ("batch_size", 2.5), ("verbose", 7), ("steps", 3)])
+@pytest.mark.parametrize("argument, value", [("batch_size", 0), ("batch_size", 2.5), ("verbose", 7), ("steps", 0)])
 @pytest.mark.parametrize("method", ["evaluate", "predict"])
 def test_arguments_of_evaluate_and_predict(method, argument, value, regression):
     data = (X, Y) if method == "evaluate" else (X,)

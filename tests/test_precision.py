@@ -13,6 +13,7 @@ from kdist.errors import ConfigError
         (None, jnp.float32),
         ("float32", jnp.float32),
         ("mixed_bfloat16", jnp.bfloat16),
+        ("mixed_float16", jnp.float16),
         (precision.Precision("mixed_bfloat16"), jnp.bfloat16),
     ],
 )
@@ -32,7 +33,6 @@ def test_float32_leaves_everything_as_it_is():
 @pytest.mark.parametrize(
     ("identifier", "message"),
     [
-        ("mixed_float16", "Use 'mixed_bfloat16'"),
         ("mixed_bfloat", "Did you mean 'mixed_bfloat16'"),
         (16, "Unknown precision '16'"),
     ],

@@ -5,6 +5,7 @@ Usage: worker.py COORDINATOR NUM_PROCESSES PROCESS_ID. The tests also call `numb
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -26,8 +27,23 @@ RUNS = {
         43,
         {"batch_size": 5, "cache": False},
     ),
+    "windows": ("mlp", "linen", {}, {"steps_per_execution": 2}, 43, {"batch_size": 6, "steps": 3, "cache": False}),
     "chain": ("cnn", "linen", {}, {"steps_per_execution": 11}, 43, {"batch_size": 2, "cache": True}),
 }
+
+
+STREAMS = {
+    # name: the sizes of the batches, those that process 1 lacks at the end, arguments of compile, of fit
+    "steps": (
+        (5, 3, 8, 5, 2, 6, 5, 1, 4),
+        0,
+        {"steps_per_execution": 2},
+        {"steps_per_epoch": 4, "epochs": 2, "class_weight": {0: 0.5, 2: 3.0}},
+    ),
+    "one ends earlier": ((5, 3, 4, 20), 1, {}, {"epochs": 2}),  # before the longest batch
+    "one ends inside an epoch": ((4,) * 7, 2, {"steps_per_execution": 2}, {"steps_per_epoch": 3, "epochs": 4}),
+}
+"""Generators; what both have is the data of one process."""
 
 
 class CountedLoader(ArrayLoader):
@@ -39,6 +55,41 @@ class CountedLoader(ArrayLoader):
         if np.ndim(rows) == 2:
             self.counts["rows"] += np.size(rows)
         return super().read(rows)
+
+
+def generate(sizes, *arrays):
+    """Batches of these sizes from the first rows on."""
+    for stop, size in zip(np.cumsum(sizes), sizes, strict=True):
+        yield tuple(a[stop - size : stop] for a in arrays)
+
+
+def stream_numbers(name: str) -> dict:
+    """What training on a generator gives, what is said when it ends, and the rows of a chunk that lie here."""
+    from models import crossentropy, data, make
+
+    sizes, lacking, arguments, fitting = STREAMS[name]
+    common = sizes[: len(sizes) - lacking]
+    x, y, _ = data(sum(sizes))
+    model = make("mlp", "linen")
+    model.compile(kdist.optimizers.SGD(0.1, momentum=0.9), crossentropy(), metrics=["accuracy"], **arguments)
+    first_of_several = jax.process_count() > 1 and kdist.is_main_process()
+    batches = generate(sizes if first_of_several else common, x, y)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        history = model.fit(batches, verbose=0, validation_data=lambda: generate(common, x, y), **fitting).history
+    size = 16
+    loader = kdist.data.from_batches([(x[:size], y[:size])])
+    with kdist.data.StreamFeeder(loader, kdist.DataParallel(), multiple=8) as feeder:
+        (chunk,) = feeder.chunks(0)
+        shards = chunk.feed.rows.x.addressable_shards
+    return {
+        "history": history,
+        "weights": [w.tolist() for w in model.get_weights()],
+        "evaluate": model.evaluate(generate(common, x, y), verbose=0),
+        "predict": model.predict(generate(common, x), verbose=0).tolist(),
+        "said": [str(w.message).split(":")[1].strip()[:40] for w in caught if "ran out of data" in str(w.message)],
+        "placed": sorted(row for shard in shards for row in range(*shard.index[1].indices(size))),
+    }
 
 
 def numbers(name: str) -> dict:
@@ -77,7 +128,9 @@ def main() -> None:
         "devices": [jax.device_count(), jax.local_device_count()],
         "main": kdist.is_main_process(),
     }
-    print(json.dumps({"about": about, "runs": {name: numbers(name) for name in RUNS}}))
+    runs = {name: numbers(name) for name in RUNS}
+    streams = {name: stream_numbers(name) for name in STREAMS}
+    print(json.dumps({"about": about, "runs": runs, "streams": streams}))
 
 
 if __name__ == "__main__":
