@@ -19,7 +19,7 @@ ROWS, BATCH_SIZE, STEPS = 43, 4, 11
 @pytest.fixture(autouse=True)
 def auto_fuses(monkeypatch):
     """However slow this machine is, "auto" finds that many steps fit into an execution."""
-    monkeypatch.setattr("kdist.trainer.EXECUTION_SECONDS", 1e4)
+    monkeypatch.setattr("kdist.pace.EXECUTION_SECONDS", 1e4)
 
 
 class Watcher(kdist.callbacks.Callback):

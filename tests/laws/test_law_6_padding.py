@@ -1,51 +1,25 @@
 """Law 6: rows that only fill a batch change nothing, and sums of parts add up to the sums of the whole.
 
-Every loss and metric in the registries is tried on its sums, by itself; a few end to end, on eight devices.
+Every public loss and metric is tried on its sums, by itself (every.py has what they take); a few end to end, on eight
+devices.  A loss that compares rows with each other has no sums of parts by themselves: its parts are shards, under a
+real `jax.shard_map`.
 """
 
 import functools
-import itertools
 
 import jax
 import numpy as np
 import pytest
+from every import LOSSES, METRICS, cases, made, rows_for
+from jax.sharding import PartitionSpec
 from models import CLASSES, KINDS, crossentropy, data, make, same
 
 import kdist
 from kdist import losses, metrics
 from kdist.errors import DataError
-from kdist.objective import Outputs, Plan
-
-LOSSES = [getattr(losses, name) for name in losses.names() if isinstance(getattr(losses, name, None), type)]
-METRICS = [getattr(metrics, name) for name in metrics.names() if isinstance(getattr(metrics, name, None), type)]
-SPARSE = {
-    losses.SparseCategoricalCrossentropy,
-    metrics.SparseCategoricalCrossentropy,
-    metrics.SparseCategoricalAccuracy,
-    metrics.SparseTopKCategoricalAccuracy,
-}
-ZERO_ONE = {losses.BinaryCrossentropy, metrics.BinaryCrossentropy, metrics.BinaryAccuracy, metrics.AUC}
-ZERO_ONE |= {metrics.Precision, metrics.Recall, metrics.Accuracy}
-CASES = [*itertools.product([(4, 3), (4, 2, 3)], ["none", "rows", "steps"])]
-"""Rows of class scores and of steps of them; every further shape would cost a compile an operation."""
-
-
-def rows_for(cls, shape, weights):
-    """Targets of the kind that the class takes, predictions in (0, 1) that sum to 1, and weights, some of them 0."""
-    rng = np.random.default_rng(11)
-    pred = rng.uniform(0.05, 1, shape).astype(np.float32)
-    pred /= pred.sum(-1, keepdims=True)
-    if cls in SPARSE:
-        true = rng.integers(0, shape[-1], shape[:-1]).astype(np.int32)
-    elif cls in ZERO_ONE:
-        true = rng.integers(0, 2, shape).astype(np.float32)
-        pred = true * rng.integers(0, 2, shape) if cls is metrics.Accuracy else pred
-    else:
-        true = rng.uniform(0.05, 1, shape).astype(np.float32)
-    shape_of_weight = {"none": None, "rows": shape[:1], "steps": shape[:-1]}[weights]
-    if shape_of_weight is None:
-        return true, pred, None
-    return true, pred, rng.choice([0, 0.5, 1, 2.5], shape_of_weight).astype(np.float32)
+from kdist.losses import Shards
+from kdist.metrics.base import exact_sums
+from kdist.objective import Objective, Outputs, Plan
 
 
 def take(rows, index):
@@ -63,70 +37,131 @@ def add(a, b):
     return jax.tree.map(lambda x, y: x + y, a, b)
 
 
+def on_shards(loss, rows, valid, n=2):
+    """The sums over the parts of n shards, which reach each other's rows."""
+    devices = jax.sharding.Mesh(jax.devices()[:n], "shards")
+
+    def summed(rows, valid):
+        shards = Shards(
+            sum=lambda tree: jax.lax.psum(tree, "shards"),
+            gather=lambda a: jax.lax.all_gather(a, "shards", tiled=True),
+            index=jax.lax.axis_index("shards"),
+        )
+        return jax.lax.psum(loss.sums(*rows, valid, shards), "shards")
+
+    specs = {"in_specs": PartitionSpec("shards"), "out_specs": PartitionSpec(), "check_vma": False}
+    return jax.jit(jax.shard_map(summed, mesh=devices, **specs))(rows, valid)
+
+
+def halves(loss, rows, valid):
+    """The sums over the halves of some rows, added up."""
+    if loss.across_rows:
+        return on_shards(loss, rows, valid)
+    half = len(valid) // 2
+    return add(*(loss.sums(*take(rows, part), valid[part]) for part in (slice(half), slice(half, None))))
+
+
 def check_loss(loss, case):
-    shape, weights = case
-    true, pred, weight = rows = rows_for(type(loss), shape, weights)
-    whole = loss.sums(true, pred, weight)
+    rows = rows_for(loss, case)
+    whole = loss.sums(*rows)
+    everything = np.ones(len(rows[1]), np.float32)
     padded, valid = filled(rows)
     same(loss.sums(*padded, valid), whole)
-    same(loss.sums(true, pred, weight, np.ones(shape[0], np.float32)), whole)
-    same(whole.value(), loss(true, pred, weight))
-    half = shape[0] // 2
-    parts = [loss.sums(*take(rows, slice(*bounds))) for bounds in ((0, half), (half, None))]
-    same(add(*parts), whole)
+    same(loss.sums(*rows, everything), whole)
+    same(whole.value(), loss(*rows))
+    same(halves(loss, rows, everything), whole)
+    same(halves(loss, padded, valid), whole)
     nothing = loss.sums(*padded, np.zeros_like(valid))
     same(add(nothing, whole), whole)
     same(nothing.value(), 0.0)
 
 
-@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
-@pytest.mark.parametrize("cls", LOSSES, ids=lambda c: c.__name__)
-def test_every_loss_with_every_reduction(cls, reduction):
-    for case in CASES:
-        check_loss(cls(reduction=reduction), case)
+OPTIONS = {
+    "a class ignored": lambda: losses.SparseCategoricalCrossentropy(ignore_class=1),
+    "dice of each column": lambda: losses.Dice(axis=0),
+    "dice of each row": lambda: losses.Dice(axis=-1),
+    "dice over rows and columns": lambda: losses.Dice(axis=(0, 1)),
+    "lopsided tversky": lambda: losses.Tversky(alpha=0.2, beta=0.9),
+    "circle with the diagonal": lambda: losses.Circle(gamma=4.0, remove_diagonal=False),
+}
 
 
-@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
-def test_a_loss_that_ignores_a_class(reduction):
-    for case in CASES:
-        check_loss(losses.SparseCategoricalCrossentropy(ignore_class=1, reduction=reduction), case)
+@pytest.mark.parametrize(
+    "reduction",
+    # tests/losses has every reduction, on shards and padded, with fewer shapes and options.
+    [losses.REDUCTIONS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in losses.REDUCTIONS[1:])],
+)
+@pytest.mark.parametrize(
+    "make_loss",
+    [
+        *(pytest.param(functools.partial(made, cls), id=cls.__name__) for cls in LOSSES),
+        *(pytest.param(loss, id=name) for name, loss in OPTIONS.items()),
+    ],
+)
+def test_every_loss_with_every_reduction(make_loss, reduction):
+    loss = make_loss()
+    loss.reduction = reduction
+    tried = list(cases(loss))
+    assert tried
+    for case in tried:
+        check_loss(loss, case)
 
 
 def check_metric(metric, case):
-    shape, weights = case
-    true, pred, _ = rows = rows_for(type(metric), shape, weights)
-    plan = Plan.of(None, weighted_metrics=[metric])
-    objective = plan.bind(Outputs(jax.ShapeDtypeStruct(pred.shape, np.float32)), true)
+    true, pred, weight = rows = rows_for(metric, case)
+    given = {"metrics_": [metric]} if weight is None else {"weighted_metrics": [metric]}
+    outputs = Outputs(jax.ShapeDtypeStruct(pred.shape, np.float32))
+    objective = Objective(Plan.of(None, **given), outputs, true, weight)
 
     def sums(rows, valid):  # as the step takes them: here the weights of a row meet its validity
         return objective.metric_sums(*map(jax.numpy.asarray, rows[:2]), rows[2], valid)
 
+    def result(sums):  # in float64, as the host has them
+        return metric.result(exact_sums(sums)[metric.name])
+
     whole = sums(rows, None)
     padded, valid = filled(rows)
     same(sums(padded, valid), whole)
-    same(metric.result(jax.device_get(sums(padded, valid))[metric.name]), metric(*rows))
-    half = shape[0] // 2
-    parts = [sums(take(rows, slice(*bounds)), None) for bounds in ((0, half), (half, None))]
-    same(add(*parts), whole)
+    same(result(sums(padded, valid)), metric(*rows))
+    half = len(pred) // 2
+    parts = add(*(sums(take(rows, part), None) for part in (slice(half), slice(half, None))))
+    if not isinstance(metric, metrics.R2Score):  # its moments are about a reference that each part has for itself
+        same(parts, whole)
+    same(result(parts), metric(*rows))
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(sums(padded, np.zeros_like(valid))))
 
 
 @pytest.mark.parametrize(
     "metric",
     [
-        *(cls() for cls in METRICS),
+        *map(made, METRICS),
         metrics.Precision(thresholds=[0.7, 0.2]),
         metrics.Precision(top_k=2),
         metrics.Recall(class_id=1),
         metrics.AUC(curve="PR", num_thresholds=7),
         metrics.SparseCategoricalCrossentropy(ignore_class=1),
-        metrics.MeanMetric(lambda y, p: abs(y - p), name="a_function"),
+        metrics.F1Score(average="weighted", threshold=0.4),
+        metrics.MeanIoU(CLASSES, ignore_class=1),
+        metrics.R2Score(class_aggregation=None),
+        metrics.R2Score(class_aggregation="variance_weighted_average", num_regressors=1),
     ],
     ids=repr,
 )
 def test_every_metric(metric):
-    for case in CASES:
+    tried = list(cases(metric))
+    assert tried
+    for case in tried:
         check_metric(metric, case)
+
+
+@pytest.mark.parametrize(
+    ("module", "tried"), [pytest.param(losses, LOSSES, id="losses"), pytest.param(metrics, METRICS, id="metrics")]
+)
+def test_no_name_is_left_out(module, tried):
+    """Whatever a name stands for is of a class that is tried above."""
+    names = [name for name in module.names() if name.lower() not in module.BY_SHAPE]
+    assert len(names) > 50
+    assert {type(module.get(name)) for name in names} <= set(tried)
 
 
 def compiled(kind, loss, **arguments):

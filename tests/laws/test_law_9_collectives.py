@@ -7,7 +7,7 @@ import re
 import jax
 import numpy as np
 import pytest
-from models import KINDS, crossentropy, data, make
+from models import CLASSES, KINDS, crossentropy, data, make
 
 import kdist
 from kdist.data import Feeder
@@ -140,6 +140,26 @@ def test_several_denominators_share_the_reduction(kind):
     model.compile("sgd", loss, distribution=kdist.DataParallel(devices=jax.devices()[:8]))
     model.build(x)
     assert collectives(programs(model, x, y, weight, kinds=["train"])["train"]) == ["all-reduce"]
+
+
+@pytest.mark.parametrize(
+    ("loss", "extra"),
+    [
+        pytest.param(kdist.losses.Dice(), {"all-reduce"}, id="dice"),
+        pytest.param(kdist.losses.Circle(), {"all-gather", "all-reduce", "reduce-scatter"}, id="circle"),
+    ],
+)
+def test_a_loss_of_all_rows_adds_only_its_own(loss, extra):
+    """Beside the reduction of a step, what it needs of other shards, and the way back; nothing of a gradient's size."""
+    x, labels, _ = data(48)
+    y = labels if isinstance(loss, kdist.losses.Circle) else np.eye(CLASSES, dtype=np.float32)[labels]
+    model = make("mlp", "linen")
+    model.compile("sgd", loss, distribution=kdist.DataParallel(devices=jax.devices()[:8]))
+    model.build(x)
+    found = collectives(programs(model, x, y, None, kinds=["train"])["train"])
+    assert "all-reduce" in found
+    assert set(found) <= extra
+    assert 1 < len(found) <= 6
 
 
 def test_the_pattern_finds_every_collective():
