@@ -15,6 +15,7 @@ Both sides share the machine with whatever else runs on it: leave it alone meanw
 from __future__ import annotations
 
 import argparse
+import atexit
 import contextlib
 import dataclasses
 import functools
@@ -24,6 +25,7 @@ import io
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -145,7 +147,7 @@ def compiled(module: Any, **arguments: Any) -> kdist.Model:
     """The module in kdist, ready to train."""
     model = kdist.Model(module)
     loss = kdist.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile("adam", loss, metrics=["accuracy"], **arguments)
+    model.compile("adam", loss, **{"metrics": ["accuracy"], **arguments})
     return model
 
 
@@ -167,15 +169,36 @@ def timed(work: Callable[[], Any], units: int = 1) -> Side:
 def fit_side(
     module: Any, x: np.ndarray, y: np.ndarray, batch_size: int, epochs: int, *, verbose: Any = 0, **arguments: Any
 ) -> Side:
-    """A `fit` of kdist's; `cache` goes to fit, other arguments to compile."""
-    cache = arguments.pop("cache", "auto")
+    """A `fit` of kdist's; `cache` and `callbacks` go to fit, other arguments to compile."""
+    given = {name: arguments.pop(name) for name in ("cache", "callbacks") if name in arguments}
     model = compiled(module, **arguments)
 
     def fit() -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # no terminal: plain lines
-            model.fit(x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, cache=cache)
+            model.fit(x, y, batch_size=batch_size, epochs=epochs, verbose=verbose, **given)
 
     return timed(fit, epochs * steps(x, batch_size))
+
+
+def digits_metrics(sizes: Sizes) -> tuple[Side, Side]:
+    """With five metrics and three callbacks that act at epochs, against none of either."""
+    x, y = digits(sizes)
+    metrics = [
+        "accuracy",
+        kdist.metrics.SparseTopKCategoricalAccuracy(k=3, name="top_3"),
+        kdist.metrics.SparseTopKCategoricalAccuracy(k=5, name="top_5"),
+        kdist.metrics.SparseCategoricalCrossentropy(from_logits=True),
+        kdist.metrics.MeanMetric(lambda y_true, y_pred: y_pred.max(-1), name="largest_logit"),
+    ]
+    directory = tempfile.mkdtemp(prefix="kdist-bench-")
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    callbacks = [
+        kdist.callbacks.EarlyStopping(monitor="loss", patience=1000),
+        kdist.callbacks.ReduceLROnPlateau(monitor="loss", patience=1000),
+        kdist.callbacks.CSVLogger(Path(directory, "log.csv")),
+    ]
+    run = functools.partial(fit_side, baselines.MLP(DIGITS), x, y, 32, sizes.digits_epochs)
+    return run(metrics=metrics, callbacks=callbacks), run(metrics=[])
 
 
 def hand_side(fit: baselines.Fit, x: np.ndarray, batch_size: int, epochs: int) -> Side:
@@ -361,6 +384,13 @@ ROWS = [
         )
         for name, sides in (("evaluate", digits_evaluate), ("predict", digits_predict))
         for k in (1, 32)
+    ),
+    Row(
+        "digits-metrics",
+        f"{_DIGITS}: fit, five metrics and three callbacks",
+        "fit, none of either",
+        digits_metrics,
+        at_most=1.15,
     ),
     Row("mnist-resident", f"{_MNIST}: cache=True", "whole-epoch scan", mnist_resident, at_most=1.1),
     Row("mnist-streamed", f"{_MNIST}: cache=False", "scan of 32 streamed steps", mnist_streamed, at_most=1.1),
