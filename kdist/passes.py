@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
 from typing import Any, Protocol
 
 import jax
@@ -88,9 +92,10 @@ class TrainPass(Pass):
         """See `Pass.run`."""
         assert self._run.state is not None
         parts = []
-        for state, sums in self.binding.execution.train(self._run.state, chunk.feed, start, steps):
-            self._run.state = state  # at once: the one before it is gone
-            parts.append(sums)
+        with _uninterrupted():  # between a dispatch, which uses the state up, and the new state there is none
+            for state, sums in self.binding.execution.train(self._run.state, chunk.feed, start, steps):
+                self._run.state = state
+                parts.append(sums)
         return parts
 
 
@@ -144,6 +149,23 @@ class PredictPass(Pass):
         """The outputs read since the last call."""
         taken, self._outputs = self._outputs, []
         return taken
+
+
+@contextlib.contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Keeps Ctrl-C back until the end of the block."""
+    handler = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(handler):
+        yield
+        return
+    arrived: list[tuple[Any, Any]] = []
+    signal.signal(signal.SIGINT, lambda number, frame: arrived.append((number, frame)))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+    if arrived:
+        handler(*arrived[0])
 
 
 def alphabetical(logs: Logs) -> Logs:
