@@ -115,7 +115,6 @@ class Trainer:
         self.stop_training = self.stop_evaluating = self.stop_predicting = False
         self._bindings: dict[Any, Binding] = {}
         self._start: tuple[int, int] | None = None
-        self._batches_seen = 0
         self.last_results: Logs = {}
         if self.optimizer is not None:
             self.optimizer.attach(self)
@@ -277,7 +276,6 @@ class Trainer:
         """
         self.state = state
         self.stop_training = False
-        self._batches_seen = 0
         with contextlib.ExitStack() as stack:
             binding = self._bind_for_training(state, loader)
             feeder = stack.enter_context(self._feeder(state, loader, binding, training=True))
@@ -297,6 +295,7 @@ class Trainer:
             callbacks.on_train_begin({})
             logs: Logs = {}
             first, start = self._take_start(initial_epoch, loader)
+            seen = 0
             for epoch in range(first, epochs):
                 chunks = feeder.chunks(epoch, start=start, then=epoch + 1 if epoch + 1 < epochs else None)
                 head = next(chunks, None)
@@ -305,8 +304,8 @@ class Trainer:
                     break
                 callbacks.on_epoch_begin(epoch, {})
                 train = TrainPass(self, binding, state)
-                self._run(train, itertools.chain([head], chunks), callbacks)
-                self._batches_seen += train.steps
+                self._run(train, itertools.chain([head], chunks), callbacks, seen=seen)
+                seen += train.steps
                 if not self.stop_training:
                     warn_if_short(loader, start + train.steps, f"Epoch {epoch + 1}")
                 logs = train.logs()
@@ -429,8 +428,8 @@ class Trainer:
             if own is not state and own is not None:
                 self.state = own
 
-    def _run(self, pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList) -> None:
-        for _ in sweep(pass_, chunks, callbacks, seen=self._batches_seen):
+    def _run(self, pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList, *, seen: int = 0) -> None:
+        for _ in sweep(pass_, chunks, callbacks, seen=seen):
             pass
         self.last_results = pass_.results()
 
