@@ -12,6 +12,7 @@ outside it.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -52,6 +53,45 @@ def _equations(jaxpr: Any) -> Iterator[Any]:
                     yield from _equations(inner)
 
 
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """Many small sums as one vector of each dtype: one addition a step, one copy to the host an execution.
+
+    Attributes:
+        vectors: By dtype; on the devices, or NumPy.  Two of the same sums merge by ``+``, vector by vector.
+        structure: The tree of the sums.
+        shapes: The shapes of its leaves, each with the number of its vector.
+
+    Example:
+        >>> Packed.of({"loss": (jnp.ones(()), jnp.zeros(2))}).sums()
+        {'loss': (Array(1., dtype=float32), Array([0., 0.], dtype=float32))}
+    """
+
+    vectors: list[Any]
+    structure: jax.tree_util.PyTreeDef = dataclasses.field(metadata={"static": True})
+    shapes: tuple[tuple[int, tuple[int, ...]], ...] = dataclasses.field(metadata={"static": True})
+
+    @classmethod
+    def of(cls, sums: Sums) -> Packed:
+        """Packs the leaves, which are ravelled."""
+        leaves, structure = jax.tree.flatten(sums)
+        dtypes = list(dict.fromkeys(jnp.result_type(a) for a in leaves))
+        kinds = [dtypes.index(jnp.result_type(a)) for a in leaves]
+        flat = [[jnp.ravel(a) for a, k in zip(leaves, kinds, strict=True) if k == kind] for kind in range(len(dtypes))]
+        shapes = tuple((k, jnp.shape(a)) for k, a in zip(kinds, leaves, strict=True))
+        return cls([jnp.concatenate(parts) for parts in flat], structure, shapes)
+
+    def sums(self) -> Sums:
+        """The tree of the sums, as it was."""
+        taken = [0] * len(self.vectors)
+        leaves = []
+        for kind, shape in self.shapes:
+            start, taken[kind] = taken[kind], taken[kind] + math.prod(shape)
+            leaves.append(self.vectors[kind][start : taken[kind]].reshape(shape))
+        return jax.tree.unflatten(self.structure, leaves)
+
+
 class Execution:
     """The compiled programs of one model.
 
@@ -82,13 +122,18 @@ class Execution:
         self._eagerly = eagerly
         self._distribution = distribution
         whole = distribution.replicated if jax.process_count() > 1 else None  # predictions in every process
-        self._train = self._program("train", train, _added_up, donate_argnums=0)
-        self._test = self._program("test", lambda state, batch: (None, test(state, batch)), _added_up)
+
+        def train_packed(state: TrainState, batch: Batch) -> tuple[TrainState, Packed]:
+            state, sums = train(state, batch)
+            return state, Packed.of(sums)
+
+        self._train = self._program("train", train_packed, _added_up, donate_argnums=0)
+        self._test = self._program("test", lambda state, batch: (None, Packed.of(test(state, batch))), _added_up)
         self._predict = self._program(
             "predict", lambda state, batch: (None, predict(state, batch)), _stacked, out_shardings=(None, whole)
         )
 
-    def train(self, state: TrainState, feed: Feed, start: int, steps: int) -> Iterator[tuple[TrainState, Sums]]:
+    def train(self, state: TrainState, feed: Feed, start: int, steps: int) -> Iterator[tuple[TrainState, Packed]]:
         """Runs `steps` optimizer steps on batches ``start ..`` of a feed; `state` is used up.
 
         Yields:
@@ -96,7 +141,7 @@ class Execution:
         """
         return self._run(self._train, state, feed, start, steps)
 
-    def test(self, state: TrainState, feed: Feed, start: int, steps: int) -> list[Sums]:
+    def test(self, state: TrainState, feed: Feed, start: int, steps: int) -> list[Packed]:
         """Evaluates `steps` batches; returns sums to be added up."""
         return [sums for _, sums in self._run(self._test, state, feed, start, steps)]
 
@@ -125,13 +170,18 @@ class Execution:
                 ``keep(None, shapes, room)`` makes the empty results.
             jit_arguments: For `jax.jit`.
         """
-        mesh = None if self._eagerly else self._distribution
+        mesh = self._distribution
         # Jitted inside the program too: its trace for shapes is then the trace of the loop's body.
         step = step if self._eagerly else jax.jit(step)
 
         def single(state: TrainState, feed: Feed, i: jax.Array) -> tuple[TrainState | None, PyTree]:
             self.traces[kind] += 1
             return step(state, feed.batch(i, mesh))
+
+        def eager(state: TrainState, feed: Feed, i: np.int32) -> tuple[TrainState | None, PyTree]:
+            # On split rows each operation would be a program with collectives, and many of those under way starve.
+            whole = jax.device_put(feed.batch(i, None), self._distribution.replicated)
+            return step(state, jax.block_until_ready(whole))
 
         def loop(
             state: TrainState, feed: Feed, start: jax.Array, steps: jax.Array, room: int
@@ -146,10 +196,10 @@ class Execution:
             after, shapes = jax.eval_shape(lambda: step(state, feed.batch(start, mesh)))
             first = None if after is None else state
             last, results = jax.lax.fori_loop(0, steps, body, (first, keep(None, shapes, room)))
-            return last, _unpacked(results, shapes) if keep is _added_up else results
+            return last, results
 
         if self._eagerly:
-            return single
+            return eager
         if self._chain:
             return jax.jit(single, **jit_arguments)
         return jax.jit(loop, static_argnums=4, **jit_arguments)
@@ -170,30 +220,10 @@ class Execution:
                 jax.block_until_ready(under_way.popleft())
 
 
-def _added_up(results: list[jax.Array] | None, result: Sums, i: jax.Array | int) -> list[jax.Array]:
-    """The sums so far, in a vector for each dtype: one addition a step in place of one for each of many scalars."""
-    kinds = _by_dtype(jax.tree.leaves(result))
+def _added_up(results: PyTree | None, result: PyTree, i: jax.Array | int) -> PyTree:
     if results is None:
-        return [jnp.zeros(sum(math.prod(a.shape) for a in kind), kind[0].dtype) for kind in kinds]
-    packed = [jnp.concatenate([jnp.ravel(a) for a in kind]) for kind in kinds]
-    return [so_far + more for so_far, more in zip(results, packed, strict=True)]
-
-
-def _unpacked(results: list[jax.Array], shapes: Sums) -> Sums:
-    """What `_added_up` has put into vectors, as a tree of these shapes."""
-    leaves, structure = jax.tree.flatten(shapes)
-    parts: dict[Any, Iterator[jax.Array]] = {}
-    for vector, kind in zip(results, _by_dtype(leaves), strict=True):
-        ends = np.cumsum([math.prod(a.shape) for a in kind])
-        parts[vector.dtype] = iter(jnp.split(vector, ends[:-1]))
-    return jax.tree.unflatten(structure, [next(parts[a.dtype]).reshape(a.shape) for a in leaves])
-
-
-def _by_dtype(leaves: list[Any]) -> list[list[Any]]:
-    kinds: dict[Any, list[Any]] = {}
-    for leaf in leaves:
-        kinds.setdefault(leaf.dtype, []).append(leaf)
-    return list(kinds.values())
+        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), result)
+    return jax.tree.map(jnp.add, results, result)
 
 
 def _stacked(results: PyTree | None, result: PyTree, i: jax.Array | int) -> PyTree:

@@ -14,8 +14,9 @@ import numpy as np
 from kdist.binding import Binding
 from kdist.data import Chunk
 from kdist.data.feed import CHUNK_BYTES
+from kdist.execution import Packed
 from kdist.state import TrainState
-from kdist.typing import Logs, PyTree, Sums
+from kdist.typing import Logs, PyTree
 
 
 class Run(Protocol):
@@ -48,7 +49,7 @@ class Pass:
         self.binding = binding
         self._run = run
         self._state = state
-        self._totals: Sums | None = None
+        self._totals: Packed | None = None
         self._results: Logs | None = None
         self.steps = 0
 
@@ -68,13 +69,13 @@ class Pass:
         """
         self._results = None
         for sums in jax.device_get(result):
-            exact = jax.tree.map(lambda a: np.asarray(a, np.float64), sums)
+            exact = jax.tree.map(lambda a: a.astype(np.float64), sums)
             self._totals = exact if self._totals is None else jax.tree.map(np.add, self._totals, exact)
 
     def results(self) -> Logs:
         """What has been read so far comes to, in the canonical order."""
         if self._results is None:
-            self._results = {} if self._totals is None else self.binding.objective.results(self._totals)
+            self._results = {} if self._totals is None else self.binding.objective.results(self._totals.sums())
         return dict(self._results)
 
     def logs(self) -> Logs:

@@ -13,6 +13,9 @@ from kdist.callbacks.progress import ProgressBar
 from kdist.errors import ConfigError
 from kdist.typing import Logs
 
+_HOOKS = {kind: [f"on_{kind}_batch_begin", f"on_{kind}_batch_end"] for kind in ("train", "test", "predict")}
+_HOOKS["train"] += ["on_batch_begin", "on_batch_end"]
+
 
 def _overrides(callback: Callback, hook: str) -> bool:
     return getattr(type(callback), hook, None) is not getattr(Callback, hook) or hook in vars(callback)
@@ -46,11 +49,14 @@ class CallbackList:
         model: Any = None,
         **params: Any,
     ) -> None:
-        self.callbacks: list[Callback] = list(_flatten(callbacks))
+        self.callbacks: list[Callback] = []
+        self._watchers: dict[str, list[Callback]] = {kind: [] for kind in _HOOKS}  # those with batch hooks
+        for callback in _flatten(callbacks):
+            self.append(callback)
         if add_history and not any(isinstance(c, History) for c in self.callbacks):
-            self.callbacks.append(History())
+            self.append(History())
         if add_progbar and not any(isinstance(c, ProgressBar) for c in self.callbacks):
-            self.callbacks.append(ProgressBar())
+            self.append(ProgressBar())
         self.params: dict[str, Any] = {}
         self.history = next((c for c in self.callbacks if isinstance(c, History)), None)
         if model is not None:
@@ -61,6 +67,9 @@ class CallbackList:
     def append(self, callback: Callback) -> None:
         """Adds a callback at the end."""
         self.callbacks.append(callback)
+        for kind, hooks in _HOOKS.items():
+            if any(_overrides(callback, hook) for hook in hooks):
+                self._watchers[kind].append(callback)
 
     def set_model(self, model: Any) -> None:
         """Gives every callback the model."""
@@ -85,22 +94,16 @@ class CallbackList:
         Args:
             kind: "train", "test" or "predict".
         """
-        strides = [c.batch_stride for c in self.callbacks if not c.async_safe and self._hooks(c, kind)]
+        strides = [c.batch_stride for c in self._watchers[kind] if not c.async_safe]
         return math.gcd(*strides) if strides else None
 
     def reads_logs(self, kind: str) -> bool:
         """Whether any callback wants the logs of the next batch hook of this kind."""
-        return any(c.reads_logs and self._hooks(c, kind) for c in self.callbacks)
+        return any(c.reads_logs for c in self._watchers[kind])
 
     def listens(self, kind: str) -> bool:
         """Whether any callback has batch hooks of this kind at all, so that logs are wanted."""
-        return any(self._hooks(c, kind) for c in self.callbacks)
-
-    @staticmethod
-    def _hooks(callback: Callback, kind: str) -> bool:
-        hooks = [f"on_{kind}_batch_begin", f"on_{kind}_batch_end"]
-        hooks += ["on_batch_begin", "on_batch_end"] if kind == "train" else []
-        return any(_overrides(callback, hook) for hook in hooks)
+        return bool(self._watchers[kind])
 
     def call(self, hook: str, *args: Any) -> None:
         """Calls a hook by its name on every callback."""
