@@ -178,7 +178,7 @@ class Execution:
             self.traces[kind] += 1
             return step(state, feed.batch(i, mesh))
 
-        def eager(state: TrainState, feed: Feed, i: np.int32) -> tuple[TrainState | None, PyTree]:
+        def eager(state: TrainState, feed: Feed, i: jax.Array) -> tuple[TrainState | None, PyTree]:
             # On split rows each operation would be a program with collectives, and many of those under way starve.
             whole = jax.device_put(feed.batch(i, None), self._distribution.replicated)
             return step(state, jax.block_until_ready(whole))
@@ -195,8 +195,7 @@ class Execution:
 
             after, shapes = jax.eval_shape(lambda: step(state, feed.batch(start, mesh)))
             first = None if after is None else state
-            last, results = jax.lax.fori_loop(0, steps, body, (first, keep(None, shapes, room)))
-            return last, results
+            return jax.lax.fori_loop(0, steps, body, (first, keep(None, shapes, room)))
 
         if self._eagerly:
             return eager
