@@ -20,11 +20,13 @@ from kdist.data import (
     Loader,
     from_arrays,
     from_batches,
+    from_source,
     is_loader,
     with_steps,
 )
 from kdist.data.arrays import as_arrays, check_batch_size, check_lengths
 from kdist.data.batches import holds_batches
+from kdist.data.rows import RowLoader, has_rows
 from kdist.errors import ConfigError, DataError, said_of
 from kdist.typing import Batch, PyTree
 
@@ -70,6 +72,10 @@ def as_loader(
         loader = loader if steps is None else with_steps(loader, steps)
         return loader if class_weight is None else _weigh(loader, class_weight)
     size = DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+    if _are_rows(x):
+        _refuse_beside(x, y=y, sample_weight=sample_weight)
+        rows = from_source(x, batch_size=size, shuffle=shuffle, seed=seed, steps=steps)
+        return rows if class_weight is None else _weigh(rows, class_weight)
     arrays = from_arrays(
         x,
         y,
@@ -135,7 +141,7 @@ def training_and_validation(
         return as_loader(x, y, sample_weight, **training), _validation(validation_data, evaluation)
     if not fraction:
         return as_loader(x, y, sample_weight, **training), None
-    if is_loader(x) or _are_batches(x, y):
+    if is_loader(x) or _are_batches(x, y) or _are_rows(x):
         raise DataError(
             f"validation_split takes rows from the end of arrays, and x is a {type(x).__name__}. Pass validation_data."
         )
@@ -147,17 +153,28 @@ def training_and_validation(
     )
 
 
+def _are_arrays(x: Any) -> bool:
+    """Whether `x` is an array, or could be a structure of arrays."""
+    containers = (list, tuple, Mapping, str, bytes)
+    return isinstance(x, containers) or hasattr(x, "__array__") or hasattr(x, "toarray")
+
+
+def _are_rows(x: Any) -> bool:
+    """Whether `x` has rows by number: a torch Dataset, a Hugging Face dataset, an object of one's own."""
+    return not _are_arrays(x) and has_rows(x) and not holds_batches(x)
+
+
 def _are_batches(x: Any, y: Any) -> bool:
     """Whether `x` is something that yields batches, and no array or structure of arrays."""
     if isinstance(x, list) and x and y is None:
         return all(isinstance(item, tuple) and not hasattr(item, "_fields") for item in x)
-    if isinstance(x, (list, tuple, Mapping, str, bytes)) or hasattr(x, "__array__") or hasattr(x, "toarray"):
+    if _are_arrays(x) or _are_rows(x):
         return False
     return isinstance(x, Iterable) or holds_batches(x) or (callable(x) and not isinstance(x, type))
 
 
 def _weigh(loader: AnyLoader, class_weight: ClassWeight) -> AnyLoader:
-    if isinstance(loader, BatchLoader):
+    if isinstance(loader, (BatchLoader, RowLoader)):
         return loader.map(class_weight.weigh)
     if isinstance(loader, ArrayLoader):
         return dataclasses.replace(loader, arrays=class_weight.weigh(loader.arrays))
@@ -168,6 +185,8 @@ def _validation(data: Any, arguments: dict[str, Any]) -> AnyLoader:
     with said_of("validation_data"):
         if is_loader(data) or _are_batches(data, None):
             return as_loader(data, **{**arguments, "batch_size": None})
+        if _are_rows(data):
+            return as_loader(data, **arguments)
         if isinstance(data, tuple) and hasattr(data, "_fields"):
             as_arrays(data, "it")
         if not isinstance(data, (tuple, list)) or len(data) not in (2, 3):

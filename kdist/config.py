@@ -23,8 +23,10 @@ from kdist.typing import PyTree
 class Data(NamedTuple):
     """The data of a run.
 
+    A loader has a batch size, an order and a seed of its own: `make_data` gives it those of the config.
+
     Attributes:
-        x: Inputs, or a loader.
+        x: Inputs, or a loader (see `kdist.data.from_source`).
         y: Targets, unless `x` is a loader.
         sample_weight: Weights, if there are any.
         validation: ``(x, y)``, ``(x, y, sample_weight)``, a loader, or None.

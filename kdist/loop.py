@@ -1,4 +1,7 @@
-"""The host loop: dispatch execution n+1, then read the results of execution n; and what is said when data end early."""
+"""The host loop: dispatch execution n+1, then read the results of execution n.
+
+And what is said of data that end early or come late.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,12 @@ from typing import Any
 import jax
 
 from kdist.callbacks import CallbackList
+from kdist.callbacks.messages import say
 from kdist.data import AnyLoader, BatchLoader, Chunk
+from kdist.data.advice import next_to_try
 from kdist.distribution import agree
 from kdist.passes import Pass
+from kdist.stalls import Stalls
 
 
 def sweep(pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList, *, seen: int = 0) -> Iterator[None]:
@@ -91,6 +97,12 @@ def warn_if_short(loader: AnyLoader, steps: int, what: str) -> None:
             UserWarning,
             stacklevel=4,
         )
+
+
+def hint_if_late(loader: AnyLoader, stalls: Stalls) -> None:
+    """Says, once a fit, what to try if an epoch waited long for its data."""
+    if stalls.is_hint_due():
+        say(f"Training waited for data {stalls.share:.0%} of the time. The next thing to try: {next_to_try(loader)}.")
 
 
 def warn_of_the_end(loader: AnyLoader, consequence: str) -> None:

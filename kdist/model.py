@@ -609,6 +609,16 @@ class Model(ModelVariables, GeneratorMethods):
         self._trainer.start_at(epoch, step)
 
     @property
+    def input_bound(self) -> float:
+        """The share of the epoch's training in which the devices waited for data; see `Trainer.input_bound`."""
+        return self._trainer.input_bound
+
+    @property
+    def data_fingerprint(self) -> dict[str, Any]:
+        """What decides which rows the run sees when; see `kdist.data.fingerprint`."""
+        return self._trainer.data_fingerprint
+
+    @property
     def metric_directions(self) -> dict[str, str | None]:
         """By log name: "down" if less is better, "up" if more is, None if nobody knows."""
         return self._trainer.metric_directions

@@ -15,6 +15,7 @@ from kdist.binding import Binding
 from kdist.data import Chunk
 from kdist.data.feed import CHUNK_BYTES
 from kdist.execution import Packed
+from kdist.stalls import Stalls
 from kdist.state import TrainState
 from kdist.typing import Logs, PyTree
 
@@ -84,10 +85,21 @@ class Pass:
 
 
 class TrainPass(Pass):
-    """Training: the run's state moves on."""
+    """Training: the run's state moves on.
+
+    Args:
+        run: As in `Pass`.
+        binding: As in `Pass`.
+        state: As in `Pass`.
+        stalls: Told of each execution.
+    """
 
     kind = "train"
     stop_flag = "stop_training"
+
+    def __init__(self, run: Run, binding: Binding, state: TrainState, stalls: Stalls) -> None:
+        super().__init__(run, binding, state)
+        self._stalls = stalls
 
     def run(self, chunk: Chunk, start: int, steps: int) -> Any:
         """See `Pass.run`."""
@@ -97,6 +109,7 @@ class TrainPass(Pass):
             for state, sums in self.binding.execution.train(self._run.state, chunk.feed, start, steps):
                 self._run.state = state
                 parts.append(sums)
+        self._stalls.dispatched(parts[-1])
         return parts
 
 

@@ -16,14 +16,26 @@ from kdist import optimizers
 from kdist import precision as precisions
 from kdist.binding import Binding, bind, misfit_as_data_error
 from kdist.callbacks import CallbackList, History
-from kdist.data import AnyLoader, BatchLoader, Chunk, ChunkFeeder, Feeder, Loader, StreamFeeder, example_batch
+from kdist.data import (
+    AnyLoader,
+    BatchLoader,
+    Chunk,
+    ChunkFeeder,
+    Feeder,
+    Loader,
+    StreamFeeder,
+    described,
+    example_batch,
+    fingerprint,
+)
 from kdist.distribution import DataParallel, agree, check_agreement
 from kdist.errors import ConfigError, DataError, NotCompiledError, said_of
-from kdist.loop import sweep, warn_if_short, warn_of_the_end
+from kdist.loop import hint_if_late, sweep, warn_if_short, warn_of_the_end
 from kdist.metrics import Metric
 from kdist.modules import Variables, adapt
 from kdist.objective import Objective, Plan
 from kdist.passes import Pass, PredictPass, TestPass, TrainPass, alphabetical
+from kdist.stalls import Stalls
 from kdist.state import TrainState
 from kdist.step import Step
 from kdist.typing import Batch, Logs, PyTree, Sums
@@ -59,6 +71,7 @@ class Trainer:
         stop_evaluating: Alike.
         stop_predicting: Alike.
         last_results: Losses and metrics of the last pass, by log name.
+        data_fingerprint: What decides which rows the last `fit` sees when; see `kdist.data.fingerprint`.
 
     Raises:
         ConfigError: An argument is wrong.
@@ -115,7 +128,9 @@ class Trainer:
         self.stop_training = self.stop_evaluating = self.stop_predicting = False
         self._bindings: dict[Any, Binding] = {}
         self._start: tuple[int, int] | None = None
+        self._stalls: Stalls | None = None
         self.last_results: Logs = {}
+        self.data_fingerprint: dict[str, Any] = {}
         if self.optimizer is not None:
             self.optimizer.attach(self)
 
@@ -204,6 +219,14 @@ class Trainer:
         return {kind: sum(c[kind] for c in counts) for kind in ("train", "test", "predict")}
 
     @property
+    def input_bound(self) -> float:
+        """The share of the epoch's training, so far, in which the devices waited for data: 0 to 1.
+
+        Rows that are kept on the devices are not waited for.  Each process measures its own.
+        """
+        return 0.0 if self._stalls is None else self._stalls.share
+
+    @property
     def log_names(self) -> list[str] | None:
         """The names of what is logged, in the canonical order; None before targets were seen."""
         objective = self._last_objective
@@ -278,33 +301,38 @@ class Trainer:
         self.stop_training = False
         with contextlib.ExitStack() as stack:
             binding = self._bind_for_training(state, loader)
-            feeder = stack.enter_context(self._feeder(state, loader, binding, training=True))
+            feeder = self._feeder(state, loader, binding, training=True)
+            stack.enter_context(feeder)
             if validation is not None:
                 with said_of("validation_data"):
-                    validation_binding = self._bind_loader(state, validation)
+                    validation_binding = self._bind_loader(state, validation, "validation_data")
                 validation_feeder = stack.enter_context(self._feeder(state, validation, validation_binding))
             callbacks = stack.enter_context(self._callbacks(callbacks, loader, epochs=epochs, add_history=True))
             check_agreement(
-                **self._vital(loader, callbacks),
+                **self._vital(callbacks),
                 epochs=epochs,
                 initial_epoch=initial_epoch,
-                **({} if validation is None else self._size("validation_data", validation)),
             )
             stack.callback(self._write_back)
 
+            self.data_fingerprint = fingerprint(loader, described(example_batch(loader)))
+            self._stalls = stalls = stack.enter_context(Stalls())
             callbacks.on_train_begin({})
             logs: Logs = {}
             first, start = self._take_start(initial_epoch, loader)
             seen = 0
             for epoch in range(first, epochs):
+                stalls.begin()
                 chunks = feeder.chunks(epoch, start=start, then=epoch + 1 if epoch + 1 < epochs else None)
+                chunks = chunks if feeder.resident else stalls.watch(chunks)
                 head = next(chunks, None)
                 if head is None:
                     warn_of_the_end(loader, f"there is nothing for epoch {epoch + 1}, and training ends")
                     break
                 callbacks.on_epoch_begin(epoch, {})
-                train = TrainPass(self, binding, state)
+                train = TrainPass(self, binding, state, stalls)
                 self._run(train, itertools.chain([head], chunks), callbacks, seen=seen)
+                stalls.end()
                 seen += train.steps
                 if not self.stop_training:
                     warn_if_short(loader, start + train.steps, f"Epoch {epoch + 1}")
@@ -313,6 +341,8 @@ class Trainer:
                     results = self._validate(validation, validation_binding, validation_feeder, callbacks)
                     logs = {**logs, **{f"val_{name}": value for name, value in alphabetical(results).items()}}
                 callbacks.on_epoch_end(epoch, dict(logs))
+                if callbacks.params.get("verbose"):
+                    hint_if_late(loader, stalls)
                 start = 0
                 if agree(int(self.stop_training)):
                     break
@@ -338,8 +368,8 @@ class Trainer:
         self.state = state
         binding = self._bind_for_training(state, loader)
         with self._feeder(state, loader, binding, training=True) as feeder:
-            check_agreement(**self._vital(loader, CallbackList()))
-            train = TrainPass(self, binding, state)
+            check_agreement(**self._vital(CallbackList()))
+            train = TrainPass(self, binding, state, Stalls())
             self._run(train, itertools.islice(feeder.chunks(0), 1), CallbackList())
             self._write_back()
             return self.state, train.results()
@@ -357,7 +387,7 @@ class Trainer:
         """
         binding = self._bind_loader(state, loader)
         with self._feeder(state, loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
-            check_agreement(**self._vital(loader, callbacks))
+            check_agreement(**self._vital(callbacks))
             test = self._test(state, binding, feeder.chunks(0), callbacks)
             if not self.stop_evaluating:
                 warn_if_short(loader, test.steps, "The evaluation")
@@ -375,9 +405,11 @@ class Trainer:
             Outputs of consecutive rows: NumPy arrays with the rows first.
         """
         self.stop_predicting = False
-        binding = self.bind(state, Batch(example_batch(loader).x))
+        if getattr(loader, "per_process", False) and jax.process_count() > 1:
+            raise DataError("predict gives every process all rows in order, and with per_process=True nobody has all.")
+        binding = self.bind(state, Batch(self._example(loader).x))
         with self._feeder(state, loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
-            check_agreement(**self._vital(loader, callbacks))
+            check_agreement(**self._vital(callbacks))
             with self._lent(state):
                 callbacks.on_predict_begin({})  # it may put other variables in
                 assert self.state is not None
@@ -435,9 +467,9 @@ class Trainer:
 
     # Small parts --------------------------------------------------------------------------------
 
-    def _bind_loader(self, state: TrainState, loader: AnyLoader) -> Binding:
+    def _bind_loader(self, state: TrainState, loader: AnyLoader, name: str = "the data") -> Binding:
         """The binding for a loader's batches, its labels checked where all of them are at hand."""
-        batch = example_batch(loader)
+        batch = self._example(loader, name)
         binding = None if batch.y is None and self.plan.needs_targets else self.bind(state, batch)
         if binding is None or binding.step.objective is None:
             raise DataError("There are no targets: training and evaluation need y.")
@@ -445,6 +477,19 @@ class Trainer:
         if arrays is not None:
             binding.objective.check_labels(arrays.y)
         return binding
+
+    @staticmethod
+    def _example(loader: AnyLoader, name: str = "the data") -> Batch:
+        """A batch of the loader, once all processes have data that are alike."""
+        batch = example_batch(loader)
+        alike: dict[str, int | str] = {
+            f"the number of rows of {name}": 0 if isinstance(loader, BatchLoader) else loader.num_rows,
+            f"batch_size of {name}": loader.batch_size,
+            f"the number of steps of {name}": loader.num_steps or 0,
+            f"a row of {name}": described(batch),
+        }
+        check_agreement(**alike)
+        return batch
 
     def _bind_for_training(self, state: TrainState, loader: AnyLoader) -> Binding:
         if self.optimizer is None:
@@ -454,27 +499,19 @@ class Trainer:
             raise NotCompiledError("Training needs a loss. Received: loss=None.")
         return binding
 
-    def _vital(self, loader: AnyLoader, callbacks: CallbackList) -> dict[str, int]:
-        """What decides how many executions of how many steps there are."""
+    def _vital(self, callbacks: CallbackList) -> dict[str, int]:
+        """What, besides the data, decides how many executions of how many steps there are."""
         k = self.steps_per_execution
         return {
-            **self._size("the data", loader),
             "steps_per_execution": k if isinstance(k, int) else 0,
             "the number of callbacks that watch batches": sum(
                 callbacks.stride(kind) or 0 for kind in ("train", "test", "predict")
             ),
         }
 
-    @staticmethod
-    def _size(name: str, loader: AnyLoader) -> dict[str, int]:
-        rows = 0 if isinstance(loader, BatchLoader) else loader.num_rows
-        return {
-            f"the number of rows of {name}": rows,
-            f"batch_size of {name}": loader.batch_size,
-            f"the number of steps of {name}": loader.num_steps or 0,
-        }
-
-    def _feeder(self, state: TrainState, loader: AnyLoader, binding: Binding, *, training: bool = False) -> ChunkFeeder:
+    def _feeder(
+        self, state: TrainState, loader: AnyLoader, binding: Binding, *, training: bool = False
+    ) -> Feeder | StreamFeeder:
         """The feeder of a loader.
 
         Rows that only fill a batch would enter the batch statistics of a model that keeps some, so in
@@ -491,7 +528,15 @@ class Trainer:
             self.bind(state, batch).objective.check_labels(batch.y)
 
         if not isinstance(loader, BatchLoader):
-            return Feeder(loader, self.distribution, multiple=multiple, steps_per_execution=k or 1, exact=exact)
+            checked_at_once = objective is None or hasattr(loader, "arrays")
+            return Feeder(
+                loader,
+                self.distribution,
+                multiple=multiple,
+                steps_per_execution=k or 1,
+                exact=exact,
+                check=None if checked_at_once else lambda batch: binding.objective.check_labels(batch.y),
+            )
         return StreamFeeder(
             loader,
             self.distribution,

@@ -9,6 +9,7 @@ from kdist import checkpoint
 from kdist.callbacks.base import Callback
 from kdist.callbacks.batches import BatchCounter, check_frequency
 from kdist.callbacks.messages import warn
+from kdist.data import check_same_data
 from kdist.errors import CheckpointError, CheckpointMismatchError, ConfigError
 from kdist.typing import Logs
 
@@ -28,6 +29,7 @@ class BackupAndRestore(Callback):
     Raises:
         ConfigError: An argument is wrong.
         CheckpointMismatchError: When training begins, if the backup is of another model.
+        DataError: When training begins, if it was made with other data, another order or batch size.
 
     Example:
         >>> import flax.linen as nn, kdist, numpy as np, tempfile
@@ -90,6 +92,7 @@ class BackupAndRestore(Callback):
                 raise
             warn(f"The newest backup cannot be read, so an older one is used. {error}")
             return False
+        check_same_data(meta.get("data", {}), self.model.data_fingerprint)
         self.model.state = state
         self.model.start_at(meta["epoch"], meta["step"])
         return True
@@ -113,6 +116,7 @@ class BackupAndRestore(Callback):
             checkpoint.series.clear(self.backup_dir)
 
     def _save(self, epoch: int, step: int) -> None:
-        checkpoint.save_state(self.backup_dir / str(self._next), self.model.state, {"epoch": epoch, "step": step})
+        meta = {"epoch": epoch, "step": step, "data": self.model.data_fingerprint}
+        checkpoint.save_state(self.backup_dir / str(self._next), self.model.state, meta)
         checkpoint.series.keep_newest(self.backup_dir, 2 if self.double_checkpoint else 1)
         self._next += 1

@@ -15,6 +15,7 @@ class History(Callback):
         history: Log name to the list of its values, one an epoch in which it was logged.
         epoch: The epochs recorded.
         params: "verbose", "epochs" and "steps".
+        input_bound: The share of each epoch's training, 0 to 1, in which the devices waited for data.
 
     Example:
         >>> history = History()
@@ -28,6 +29,7 @@ class History(Callback):
         super().__init__()
         self.history: dict[str, list[Any]] = {}
         self.epoch: list[int] = []
+        self.input_bound: list[float] = []
 
     def set_params(self, params: dict[str, Any]) -> None:
         """Keeps the three parameters that Keras has."""
@@ -42,3 +44,6 @@ class History(Callback):
         self.epoch.append(epoch)
         for name, value in (logs or {}).items():
             self.history.setdefault(name, []).append(value)
+        share = getattr(self.model, "input_bound", None)
+        if share is not None:
+            self.input_bound.append(share)

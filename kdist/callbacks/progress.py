@@ -14,10 +14,12 @@ from kdist.typing import Logs
 
 HEARTBEAT_SECONDS = 30.0
 """Where there is no terminal, a line is printed this often inside a long epoch."""
+LEAST_INPUT_BOUND = 0.05
+"""From this share of its time on it is shown that training waits for data."""
 
 
 class ProgressBar(Callback):
-    """Shows epochs, steps, the time left, samples a second and metrics.
+    """Shows epochs, steps, the time left, samples a second, the share of time that data are waited for, and metrics.
 
     In a terminal a bar moves while an epoch runs and leaves one line behind.  Elsewhere (a file, a
     pipe, a log of a pod) there is one line an epoch, and a line every half minute inside it.
@@ -131,13 +133,15 @@ class ProgressBar(Callback):
         if self._quiet:
             return
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, rate=self._speed, metrics=_format(logs, short=True))
+            rate = _join(self._speed, self._input_bound())
+            self._bar.update(self._task, completed=step, rate=rate, metrics=_format(logs, short=True))
         elif self.reads_logs:
             self._last_line, self.reads_logs = time.perf_counter(), False
             steps = self.params.get("steps")
             done = f"{step}/{steps}" if steps else str(step)
-            left = f"  {_duration(self._elapsed() / step * (steps - step))} left" if steps else ""
-            print(f"{self._title}  {done} steps  {self._speed}{left}  {_format(logs)}".rstrip(), flush=True)
+            left = f"{_duration(self._elapsed() / step * (steps - step))} left" if steps else ""
+            news = (self._speed, self._input_bound(), left, _format(logs))
+            print(_join(self._title, f"{done} steps", *news), flush=True)
         else:  # a line is due: the next update is to come with logs
             self.reads_logs = time.perf_counter() - self._last_line > HEARTBEAT_SECONDS
 
@@ -145,8 +149,8 @@ class ProgressBar(Callback):
         if self._quiet:
             return
         steps = self.params.get("steps") or self._step
-        parts = [self._title, f"{steps} steps", _duration(self._elapsed()), self._speed, _format(logs)]
-        line = "  ".join(part for part in parts if part)
+        news = (_duration(self._elapsed()), self._speed, self._input_bound(), _format(logs))
+        line = _join(self._title, f"{steps} steps", *news)
         if self._bar is None:
             print(line, flush=True)
             return
@@ -155,6 +159,10 @@ class ProgressBar(Callback):
 
     def _elapsed(self) -> float:
         return time.perf_counter() - self._started
+
+    def _input_bound(self) -> str:
+        share = getattr(self.model, "input_bound", 0.0) if self._fitting else 0.0
+        return f"input-bound {share:.0%}" if share >= LEAST_INPUT_BOUND else ""
 
     def _rate(self) -> str:
         (since, before), steps = self._clock, self.params.get("steps")
@@ -193,6 +201,11 @@ def _highlight(title: str, line: str) -> Any:
     text.highlight_regex(r"\b(?P<name>val_\w+) ", style_prefix="")
     text.highlight_regex(r"val_\S+ \S+", "green")
     return text
+
+
+def _join(*parts: str) -> str:
+    """The parts that are not empty."""
+    return "  ".join(part for part in parts if part)
 
 
 def _format(logs: Logs | None, *, short: bool = False) -> str:

@@ -17,6 +17,7 @@ import jax
 from kdist import config as configs
 from kdist.callbacks import Callback, History, JSONLLogger
 from kdist.config import Config, Data
+from kdist.data import is_loader
 from kdist.distribution import agree, initialize, is_main_process
 from kdist.errors import ConfigError, unknown_name
 from kdist.model import Model
@@ -77,7 +78,8 @@ def _fit(model: Model, data: Data, config: Config, callbacks: list[Callback]) ->
         sample_weight=data.sample_weight,
         validation_data=data.validation,
         validation_split=0.0 if data.validation is not None else config.validation_split,
-        batch_size=config.batch_size,
+        batch_size=None if is_loader(data.x) else config.batch_size,  # a loader has its own
+        validation_batch_size=config.batch_size,
         epochs=config.epochs,
         shuffle=config.shuffle,
         verbose=config.verbose,

@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import jax
 import numpy as np
 
 from kdist.data.arrays import DEFAULT_BATCH_SIZE, ArrayLoader, from_arrays
 from kdist.data.batches import BatchLoader, from_batches, unpack
 from kdist.data.class_weight import ClassWeight
 from kdist.data.feed import Chunk, ChunkFeeder, Feed, Feeder
+from kdist.data.files import NpyRows, ParquetRows, decode_arrays, encode_arrays
+from kdist.data.fingerprint import check_same_data, fingerprint
 from kdist.data.loader import Loader
+from kdist.data.rows import RowLoader, from_source
 from kdist.data.stream import StreamFeeder
 from kdist.errors import ConfigError
 from kdist.typing import Batch
@@ -29,10 +33,19 @@ __all__ = [
     "Feed",
     "Feeder",
     "Loader",
+    "NpyRows",
+    "ParquetRows",
+    "RowLoader",
     "StreamFeeder",
+    "check_same_data",
+    "decode_arrays",
+    "described",
+    "encode_arrays",
     "example_batch",
+    "fingerprint",
     "from_arrays",
     "from_batches",
+    "from_source",
     "is_loader",
     "unpack",
     "with_steps",
@@ -42,14 +55,26 @@ __all__ = [
 def is_loader(thing: Any) -> bool:
     """Whether it is a loader, of rows by number or of batches."""
     # In this order: to see whether it is a `Loader` asks for its properties, and a BatchLoader would read for them.
-    return isinstance(thing, BatchLoader) or isinstance(thing, Loader)
+    return isinstance(thing, (BatchLoader, RowLoader)) or isinstance(thing, Loader)
 
 
 def example_batch(loader: AnyLoader) -> Batch:
     """A batch like the loader's, with as many rows as a step takes."""
-    if isinstance(loader, BatchLoader):
+    if isinstance(loader, (BatchLoader, RowLoader)):
         return loader.example()
     return loader.read(np.arange(min(loader.batch_size, loader.num_rows)))
+
+
+def described(batch: Batch) -> str:
+    """Structure, shapes and types of a row of a batch.
+
+    Example:
+        >>> described(Batch(np.ones((4, 2)), np.zeros(4, np.int32)))
+        '{x: float64[2], y: int32[]}'
+    """
+    parts = {"x": batch.x, "y": batch.y, "sample_weight": batch.weight}
+    named = {name: part for name, part in parts.items() if part is not None}
+    return str(jax.tree.map(lambda a: f"{a.dtype.name}{list(a.shape[1:])}", named)).replace("'", "")
 
 
 def with_steps(loader: AnyLoader, steps: int) -> AnyLoader:
@@ -58,7 +83,7 @@ def with_steps(loader: AnyLoader, steps: int) -> AnyLoader:
     Raises:
         ConfigError: It is a loader of the user's own.
     """
-    if isinstance(loader, BatchLoader):
+    if isinstance(loader, (BatchLoader, RowLoader)):
         return loader.with_steps(steps)
     if isinstance(loader, ArrayLoader):
         return dataclasses.replace(loader, steps=steps)

@@ -9,6 +9,8 @@ from typing import Any
 import jax
 import numpy as np
 
+from kdist.data.files import forget
+from kdist.data.order import EpochOrder
 from kdist.errors import ConfigError, DataError
 from kdist.typing import Batch, PyTree
 
@@ -39,38 +41,22 @@ class ArrayLoader:
     @property
     def num_steps(self) -> int:
         """S, the most steps of an epoch."""
-        return self._steps_of_a_pass if self.steps is None else self.steps
-
-    @property
-    def _steps_of_a_pass(self) -> int:
-        return -(-self.num_rows // self.batch_size)
+        return self._epochs.num_steps
 
     def order(self, epoch: int) -> np.ndarray:
-        """The rows of an epoch in their order; see `Loader.order`.
+        """The rows of an epoch in their order; see `Loader.order`."""
+        return self._epochs.rows(epoch)
 
-        Where an epoch has fewer steps than the data, epochs go through the data one after the other, and
-        the last of a pass gets what is left of it.
-        """
-        if self.steps is None:
-            return self._order_of_pass(epoch)
-        passed, part = divmod(epoch, -(-self._steps_of_a_pass // self.steps))
-        rows = self.steps * self.batch_size
-        return self._order_of_pass(passed)[part * rows : (part + 1) * rows]
-
-    def _order_of_pass(self, number: int) -> np.ndarray:
-        rows = np.arange(self.num_rows)
-        if not self.shuffle or (self.shuffle == "batch" and self.steps is not None):
-            return rows
-        rng = np.random.default_rng((self.seed, number))
-        if self.shuffle != "batch":
-            return rng.permutation(rows)
-        whole = self.num_rows // self.batch_size * self.batch_size  # a last, shorter batch stays where it is
-        batches = rng.permutation(rows[:whole].reshape(-1, self.batch_size))
-        return np.concatenate([batches.ravel(), rows[whole:]])
+    @property
+    def _epochs(self) -> EpochOrder:
+        return EpochOrder(self.num_rows, self.batch_size, self.shuffle, self.seed, self.steps)
 
     def read(self, rows: np.ndarray | slice) -> Batch:
         """Those rows, gathered all at once."""
-        return jax.tree.map(lambda a: a[rows] if isinstance(rows, slice) else np.take(a, rows, axis=0), self.arrays)
+        batch = jax.tree.map(lambda a: a[rows] if isinstance(rows, slice) else np.take(a, rows, axis=0), self.arrays)
+        if not isinstance(rows, slice):
+            jax.tree.map(forget, self.arrays)
+        return batch
 
 
 def from_arrays(

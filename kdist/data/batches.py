@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from kdist.data.arrays import as_arrays, as_float32, check_batch_size, check_lengths
-from kdist.data.sources import Anew, ByNumber, Once, Source
+from kdist.data.sources import Anew, ByNumber, Mapped, Once, Source, is_map_dataset
 from kdist.errors import DataError
 from kdist.typing import Batch
 
@@ -30,14 +30,21 @@ class BatchLoader:
     Attributes:
         source: Where the batches come from.
         steps: The most steps of an epoch; None for a whole pass.
+        per_process: Whether the batches of each process are its own part of the global ones.
         convert: Makes a checked Batch of what the source yields.
     """
 
     def __init__(
-        self, source: Source, *, steps: int | None = None, convert: Callable[[Any], Batch] | None = None
+        self,
+        source: Source,
+        *,
+        steps: int | None = None,
+        per_process: bool = False,
+        convert: Callable[[Any], Batch] | None = None,
     ) -> None:
         self.source = source
         self.steps = steps
+        self.per_process = per_process
         self.convert = convert or unpack
         self._example: Batch | None = None
         self._iterator: Iterator[Any] | None = None
@@ -50,8 +57,8 @@ class BatchLoader:
 
     @property
     def batch_size(self) -> int:
-        """Rows of the first batch."""
-        return rows_of(self.example())
+        """Rows of the first batch, over all processes."""
+        return rows_of(self.example()) * (jax.process_count() if self.per_process else 1)
 
     def example(self) -> Batch:
         """The first batch, which is not lost.
@@ -69,30 +76,47 @@ class BatchLoader:
             self._example = self.convert(first)
         return self._example
 
-    def batches(self, epoch: int, *, fresh: bool) -> Iterator[Batch]:
+    def batches(self, epoch: int, *, fresh: bool, start: int = 0) -> Iterator[Batch]:
         """The batches of an epoch.
 
         Args:
-            epoch: Which one; it decides the order of a source that is shuffled.
+            epoch: Which one; it decides the order of a source that is shuffled, and where one that goes on from epoch
+                to epoch is when nothing was read of it before.
             fresh: Whether to start over, where the source can, in place of going on.
+            start: The step of the epoch to start with.
 
         Yields:
             At most `num_steps` batches; none if the source is exhausted for good.
         """
         fresh = fresh or self.steps is None
         begun = self._pass == epoch and self._taken == 0
-        if self._iterator is None or (fresh and self.source.restarts and not begun):
-            self._start(epoch if fresh else self._pass)
-        for step in itertools.count() if self.steps is None else range(self.steps):
-            batch = self._next()
-            if batch is None and step == 0 and self.source.restarts:  # the last epoch took all there was
+        if fresh and self.source.restarts and not (begun and not start and self._iterator is not None):
+            self._start(epoch, start)
+        elif not fresh and self.source.restarts and self._pass == self._taken == 0 and (epoch or start):
+            self._go_to(epoch, start)
+        else:
+            if self._iterator is None:
                 self._start(epoch if fresh else self._pass)
-                batch = self._next()
+            self._skip(start)
+        for step in itertools.count(start) if self.steps is None else range(start, self.steps):
+            batch = self._step(step)
             if batch is None:
                 return
             yield batch
         if self._taken == self.source.length:
             self._end()
+
+    def _go_to(self, epoch: int, start: int) -> None:
+        """Goes to a step of an epoch, where epochs share passes, and nothing was taken before."""
+        assert self.steps is not None
+        if self.source.length is None:  # there is no other way than to count
+            for earlier in range(epoch):
+                for _ in self.batches(earlier, fresh=False):
+                    pass
+            self._skip(start)
+            return
+        number, part = divmod(epoch, -(-self.source.length // self.steps))
+        self._start(number, part * self.steps + start)
 
     def with_steps(self, steps: int | None) -> BatchLoader:
         """The same batches in epochs of at most so many steps."""
@@ -107,9 +131,21 @@ class BatchLoader:
         changed._example = None if self._example is None else fn(self._example)
         return changed
 
-    def _start(self, number: int) -> None:
-        self._pass, self._taken = number, 0
-        self._iterator = self.source.start(number)
+    def _start(self, number: int, first: int = 0) -> None:
+        self._pass, self._taken = number, first
+        self._iterator = self.source.start(number, first)
+
+    def _skip(self, steps: int) -> None:
+        for step in range(steps):
+            self._step(step)
+
+    def _step(self, step: int) -> Batch | None:
+        """The batch of a step of an epoch; None at the end of the data."""
+        batch = self._next()
+        if batch is None and step == 0 and self.source.restarts:  # the last epoch took all there was
+            self._start(self._pass)
+            batch = self._next()
+        return batch
 
     def _next(self) -> Batch | None:
         item = _NOTHING if self._iterator is None else next(self._iterator, _NOTHING)
@@ -136,6 +172,7 @@ def from_batches(
     workers: int | None = None,
     max_queue_size: int | None = None,
     use_multiprocessing: bool | None = None,
+    per_process: bool = False,
 ) -> BatchLoader:
     """A loader of batches that are made elsewhere.
 
@@ -153,6 +190,8 @@ def from_batches(
             default what the source itself says, or one thread.
         max_queue_size: How many batches at most are read ahead.
         use_multiprocessing: Whether the workers are processes.
+        per_process: Whether the batches of each process are its own part of the global ones, one after the other; an
+            epoch ends when that of any process does.
 
     Returns:
         The loader.
@@ -170,7 +209,8 @@ def from_batches(
         check_batch_size(steps, "steps")
     if max_queue_size is not None:
         check_batch_size(max_queue_size, "max_queue_size")
-    return BatchLoader(as_source(source, shuffle, seed, workers, max_queue_size, use_multiprocessing), steps=steps)
+    made = as_source(source, shuffle, seed, workers, max_queue_size, use_multiprocessing)
+    return BatchLoader(made, steps=steps, per_process=per_process)
 
 
 def as_source(
@@ -188,6 +228,8 @@ def as_source(
     """
     if isinstance(source, Iterator):
         made: Source = Once(source)
+    elif is_map_dataset(source):
+        made = Mapped(source)
     elif holds_batches(source):
         made = ByNumber(source, shuffle, seed, workers, max_queue_size, use_multiprocessing)
     elif isinstance(source, Iterable) and not isinstance(source, (str, bytes, dict)):
@@ -212,7 +254,9 @@ def _iterate(make: Callable[[], Any]) -> Iterator[Any]:
 
 
 def holds_batches(source: Any) -> bool:
-    """Whether it has batches by number, as Keras's PyDataset and Sequence have, and not rows by number."""
+    """Whether it has batches by number, as a grain.MapDataset and Keras's PyDataset have, and not rows by number."""
+    if is_map_dataset(source):
+        return True
     numbered = hasattr(source, "__len__") and hasattr(source, "__getitem__") and not isinstance(source, type)
     return numbered and (hasattr(source, "on_epoch_end") or hasattr(source, "num_batches"))
 

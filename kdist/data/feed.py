@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Self
 
@@ -22,9 +23,11 @@ import numpy as np
 from jax.sharding import PartitionSpec
 
 from kdist.data.loader import Loader
-from kdist.distribution import BATCH_AXES, DataParallel
+from kdist.distribution import BATCH_AXES, DataParallel, agree_on_least
 from kdist.errors import DataError
 from kdist.typing import Batch
+
+log = logging.getLogger(__name__)
 
 RESIDENT_BYTES = 256 << 20
 """Data up to this size are kept on the devices, each of which holds all of them."""
@@ -32,6 +35,8 @@ CHUNK_BYTES = 16 << 20
 """A streamed chunk holds about this much: enough to hide its dispatch, little enough to have three."""
 MAX_CHUNK_STEPS = 1024
 """A streamed chunk holds at most this many steps."""
+GATHER_SECONDS = 0.25
+"""A chunk is to be gathered in about this time, that nobody waits long for the first."""
 
 
 @jax.tree_util.register_dataclass
@@ -120,13 +125,12 @@ class _Epoch(NamedTuple):
 
 
 class ChunkFeeder(abc.ABC):
-    """Chunks of a loader on the devices of a distribution; use as a context manager.
+    """Chunks of a loader on the devices of a distribution; use as a context manager."""
 
-    Attributes:
-        width: W, the rows of a batch as it is placed.
-    """
-
-    width: int
+    @property
+    @abc.abstractmethod
+    def width(self) -> int:
+        """W, the rows of a batch as it is placed."""
 
     @property
     @abc.abstractmethod
@@ -166,6 +170,7 @@ class Feeder(ChunkFeeder):
         steps_per_execution: K, if chunks must hold a multiple of K steps.
         exact: "never" fills every batch up; "possibly" gives a shorter last batch a chunk of its own, of
             its own shape, if it divides by `multiple`; "always" insists on that.
+        check: Called with rows as they are read, to refuse them by an error.
 
     Raises:
         DataError: A batch does not divide by `multiple`, and `exact` is "always".
@@ -179,20 +184,36 @@ class Feeder(ChunkFeeder):
         multiple: int = 1,
         steps_per_execution: int = 1,
         exact: str = "never",
+        check: Callable[[Batch], None] | None = None,
     ) -> None:
         self.loader = loader
         self.distribution = distribution
+        self._check = check
         self.resident = loader.nbytes <= RESIDENT_BYTES if loader.cache == "auto" else bool(loader.cache)
-        self._size = min(loader.batch_size, loader.num_rows)
+        self._parts = jax.process_count() if getattr(loader, "per_process", False) else 1
+        self._size = min(loader.batch_size // self._parts, loader.num_rows)
+        multiple //= self._parts
         self._multiple, self._steps_per_execution, self._exact = multiple, steps_per_execution, exact
         spans = self._plan(loader.num_rows)
         self.padded = sum(span.width * (span.last - span.first) for span in spans) != loader.num_rows
         first = self._plan(min(loader.num_rows, loader.num_steps * self._size))[0]
-        self._room, self.width = first.room, first.width
+        self._room, self._width = first.room, first.width * self._parts
+        streamed = f"streamed, {self._room} steps of {self._width} rows at a time"
+        log.info(
+            "data: %d rows, %.1f MB, %s",
+            loader.num_rows,
+            loader.nbytes / 1e6,
+            "kept on each device" if self.resident else streamed,
+        )
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="kdist-feed")
         self._ahead: dict[tuple[int, int, int], Future[Chunk]] = {}
         self._rows: Batch | None = None
         self._epochs: dict[tuple[int, int], _Epoch] = {}
+
+    @property
+    def width(self) -> int:
+        """See `ChunkFeeder.width`."""
+        return self._width
 
     @property
     def chunk_steps(self) -> int:
@@ -217,6 +238,7 @@ class Feeder(ChunkFeeder):
         """See `ChunkFeeder.close`."""
         self._worker.shutdown(cancel_futures=True)
         self._ahead.clear()
+        getattr(self.loader, "close", lambda: None)()
 
     def _plan(self, rows: int, start: int = 0, room: int | None = None) -> list[_Span]:
         """The chunks of so many rows, whose steps are counted from `start`.
@@ -248,6 +270,10 @@ class Feeder(ChunkFeeder):
         """C of a streamed chunk: of equal size, to have little to fill, and a multiple of K."""
         bytes_a_step = max(1, self.loader.nbytes // self.loader.num_rows * width)
         limit = min(MAX_CHUNK_STEPS, max(1, CHUNK_BYTES // bytes_a_step), steps)
+        seconds_a_step = getattr(self.loader, "seconds_a_row", 0.0) * width
+        if seconds_a_step:  # a source that is slow to read is not waited for longer than this
+            limit = max(1, min(limit, int(GATHER_SECONDS / seconds_a_step)))
+        limit = agree_on_least(limit)
         room = -(-steps // -(-steps // limit))
         whole = min(self._steps_per_execution, steps)
         return -(-room // whole) * whole
@@ -278,19 +304,20 @@ class Feeder(ChunkFeeder):
             everything = self.loader.read(slice(None))
             place = self.distribution.replicated
             self._rows = jax.tree.map(lambda a: place_whole(a, place), everything)
-        return Feed(self._rows, place_whole(order, self.distribution.batch_sharding(axis=1)), self.padded)
+        return Feed(
+            self._rows, place_whole(order.astype(np.int32), self.distribution.batch_sharding(axis=1)), self.padded
+        )
 
     def _streamed(self, order: np.ndarray) -> Feed:
         sharding = self.distribution.batch_sharding(axis=1)
+        if self._parts > 1:  # all of these rows are of this process
+            return Feed(jax.tree.map(lambda a: place_part(a, sharding), self._read(order)), None, self.padded)
         parts: dict[tuple[int, int], Batch] = {}  # by columns: replicas of a shard are read once
 
         def columns(index: tuple[slice, ...]) -> Batch:
             start, stop, _ = index[1].indices(order.shape[1])
             if (start, stop) not in parts:
-                part = order[:, start:stop]
-                batch = self.loader.read(np.where(part < 0, ~part, part))
-                valid = (part >= 0).astype(np.float32) if self.padded else None
-                parts[start, stop] = dataclasses.replace(batch, valid=valid)
+                parts[start, stop] = self._read(order[:, start:stop])
             return parts[start, stop]
 
         mine = next(iter(sharding.addressable_devices_indices_map(order.shape).values()))
@@ -302,9 +329,16 @@ class Feeder(ChunkFeeder):
         ]
         return Feed(jax.tree.unflatten(structure, placed), None, self.padded)
 
+    def _read(self, order: np.ndarray) -> Batch:
+        """The rows of an order, leaves ``[*order.shape, ...]``."""
+        batch = self.loader.read(np.where(order < 0, ~order, order))
+        if self._check is not None:
+            self._check(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batch))
+        return dataclasses.replace(batch, valid=(order >= 0).astype(np.float32) if self.padded else None)
+
 
 def arrange(rows: np.ndarray, size: int, room: int, width: int) -> np.ndarray:
-    """Rows laid out as steps: int32 ``[room, width]``, filled up with ``~row``, copies that do not count.
+    """Rows laid out as steps: ``[room, width]``, filled up with ``~row``, copies that do not count.
 
     Args:
         rows: Row numbers, in order.
@@ -314,10 +348,10 @@ def arrange(rows: np.ndarray, size: int, room: int, width: int) -> np.ndarray:
     """
     taken = min(size, width)
     steps = -(-len(rows) // taken)
-    flat = np.empty(room * taken, np.int32)
+    flat = np.empty(room * taken, rows.dtype)
     flat[: len(rows)] = rows
     partial = rows[(steps - 1) * taken :]  # the last step repeats its own rows, the rest repeats it
-    flat[len(rows) :] = ~np.resize(partial, flat.size - len(rows)).astype(np.int32)
+    flat[len(rows) :] = ~np.resize(partial, flat.size - len(rows))
     order = flat.reshape(room, taken)
     if width > taken:
         extra = order[:, np.arange(width - taken) % taken]
@@ -330,6 +364,11 @@ def place_whole(array: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.
     if jax.process_count() == 1:  # on several, device_put would stop to compare the arrays of all of them
         return jax.device_put(array, sharding)
     return _place(array.shape, sharding, lambda index: array[index])
+
+
+def place_part(array: np.ndarray, sharding: jax.sharding.NamedSharding) -> jax.Array:
+    """A global array ``[C, W, ...]`` of which this process has its own columns ``[C, W / processes, ...]``."""
+    return jax.make_array_from_process_local_data(sharding, array)
 
 
 def _place(shape: tuple[int, ...], sharding: jax.sharding.NamedSharding, read: object) -> jax.Array:

@@ -19,7 +19,8 @@ class Loader(Protocol):
     """Random-access data, the same in every process.
 
     A loader may also have `arrays`, a Batch of all rows in memory, which are then checked before the
-    first step.
+    first step; `seconds_a_row`, which reading one takes, to keep chunks short where that is long; and
+    ``close()``, called when nothing is read for a while.
     """
 
     @property

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import collections
 import itertools
-import multiprocessing
-import pickle
+import sys
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
 
-from kdist.errors import ConfigError, DataError
+from kdist.data.workers import Workers, check_workers, result_of
 
 DEFAULT_AHEAD = 10
 """How many batches by number are read ahead, as in Keras."""
@@ -33,8 +32,8 @@ class Source:
     threaded = True
     most_ahead: int | None = None
 
-    def start(self, number: int) -> Iterator[Any]:
-        """The batches of a pass."""
+    def start(self, number: int, first: int = 0) -> Iterator[Any]:
+        """The batches of a pass, from one of them on; those before it are read, if there is no other way."""
         raise NotImplementedError
 
     def end(self) -> None:
@@ -49,9 +48,9 @@ class Once(Source):
     def __init__(self, iterator: Iterator[Any]) -> None:
         self._iterator = iterator
 
-    def start(self, number: int) -> Iterator[Any]:
+    def start(self, number: int, first: int = 0) -> Iterator[Any]:
         """The rest of the iterator."""
-        return self._iterator
+        return itertools.islice(self._iterator, first, None) if first else self._iterator
 
     def __str__(self) -> str:
         return f"the {type(self._iterator).__name__}"
@@ -71,9 +70,9 @@ class Anew(Source):
         self.length = length
         self._name = name
 
-    def start(self, number: int) -> Iterator[Any]:
+    def start(self, number: int, first: int = 0) -> Iterator[Any]:
         """A fresh iterator."""
-        return self._make()
+        return itertools.islice(self._make(), first, None) if first else self._make()
 
     def __str__(self) -> str:
         return f"the {self._name}"
@@ -109,11 +108,9 @@ class ByNumber(Source):
 
         self._sequence = sequence
         self._shuffle, self._seed = shuffle, seed
-        self._workers = given(workers, "workers", 1)
+        self._workers = check_workers(given(workers, "workers", 1))
         self._queue = given(max_queue_size, "max_queue_size", DEFAULT_AHEAD)
         self._processes = bool(given(use_multiprocessing, "use_multiprocessing", False))
-        if isinstance(self._workers, bool) or not isinstance(self._workers, int) or self._workers < 0:
-            raise ConfigError(f"workers must be an integer of 0 or more. Received: {self._workers!r}.")
         self.threaded = self._workers != 0
         self.length = self._length()
 
@@ -123,13 +120,13 @@ class ByNumber(Source):
             return self._sequence.num_batches
         return len(self._sequence)
 
-    def start(self, number: int) -> Iterator[Any]:
-        """The batches of a pass, in its order."""
+    def start(self, number: int, first: int = 0) -> Iterator[Any]:
+        """The batches of a pass, in its order; those before `first` are not read."""
         self._call("on_epoch_begin")
         order: Iterable[int] = itertools.count() if self.length is None else range(self.length)
         if self._shuffle and self.length is not None:
             order = np.random.default_rng((self._seed, number)).permutation(self.length).tolist()
-        return self._read(iter(order))
+        return self._read(itertools.islice(order, first, None))
 
     def end(self) -> None:
         """Tells the sequence that a pass is over."""
@@ -142,44 +139,51 @@ class ByNumber(Source):
         if self._workers == 0 or (self._workers == 1 and not self._processes):
             yield from map(self._sequence.__getitem__, numbers)
             return
-        with self._executor() as executor:
-            read = _read_here if self._processes else self._sequence.__getitem__
-            ahead: collections.deque[Future[Any]] = collections.deque()
-            try:
-                for n in numbers:
-                    ahead.append(executor.submit(read, n))
-                    if len(ahead) >= max(self._queue, self._workers):
-                        yield ahead.popleft().result()
-                while ahead:
-                    yield ahead.popleft().result()
-            finally:
-                executor.shutdown(wait=False, cancel_futures=True)
-
-    def _executor(self) -> Executor:
-        if not self._processes:
-            return ThreadPoolExecutor(self._workers, thread_name_prefix="kdist-read")
+        workers = Workers(self._sequence, "__getitem__", self._workers, processes=self._processes)
+        ahead: collections.deque[Future[Any]] = collections.deque()
         try:
-            sequence = pickle.dumps(self._sequence)
-        except Exception as error:  # pickle raises whatever an object's own methods do
-            raise DataError(
-                f"use_multiprocessing=True sends the {type(self._sequence).__name__} to other processes, but it cannot "
-                f"be pickled: {error} Define its class in a module, without open files or locks, or use threads."
-            ) from error
-        # Spawned, not forked: a fork of a process that runs JAX's threads may hang.
-        context = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(self._workers, context, _hold, (sequence,))
+            for n in numbers:
+                ahead.append(workers.submit(n))
+                if len(ahead) >= max(self._queue, self._workers):
+                    yield result_of(ahead.popleft())
+            while ahead:
+                yield result_of(ahead.popleft())
+        finally:
+            workers.close()
 
     def __str__(self) -> str:
         return f"the {type(self._sequence).__name__}"
 
 
-_HELD: list[Any] = []
-"""In a worker process: the sequence that it reads."""
+class Mapped(Source):
+    """A `grain.MapDataset` of batches; each pass has a shuffle of its own, if the dataset shuffles.
+
+    Args:
+        dataset: Batch i of pass p is its element ``p * len(dataset) + i``; None is what a filter left out.
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset = dataset
+        self._sparse = _is_sparse(dataset)
+        self.length = None if self._sparse or len(dataset) == sys.maxsize else len(dataset)  # so long is "without end"
+
+    def start(self, number: int, first: int = 0) -> Iterator[Any]:
+        """The batches of a pass; those before `first` are read only where a filter leaves some out."""
+        begin, length = number * len(self._dataset), len(self._dataset)
+        if not self._sparse:
+            return (self._dataset[begin + i] for i in range(first, length))
+        batches = (self._dataset[begin + i] for i in range(length))
+        return itertools.islice((batch for batch in batches if batch is not None), first, None)
+
+    def __str__(self) -> str:
+        return f"the {type(self._dataset).__name__}"
 
 
-def _hold(sequence: bytes) -> None:
-    _HELD[:] = [pickle.loads(sequence)]
+def is_map_dataset(source: Any) -> bool:
+    """Whether it is a `grain.MapDataset`."""
+    return any(c.__name__ == "MapDataset" and c.__module__.startswith("grain.") for c in type(source).__mro__)
 
 
-def _read_here(n: int) -> Any:
-    return _HELD[0][n]
+def _is_sparse(dataset: Any) -> bool:
+    """Whether a grain dataset has a filter, so that elements may be None."""
+    return "Filter" in type(dataset).__name__ or any(map(_is_sparse, getattr(dataset, "parents", ())))

@@ -9,6 +9,7 @@ Shapes: W rows of the widest batch so far, such that it divides by the devices; 
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -17,15 +18,13 @@ import jax
 import numpy as np
 
 from kdist.data.batches import BatchLoader, rows_of
-from kdist.data.feed import CHUNK_BYTES, Chunk, ChunkFeeder, Feed, place_whole
-from kdist.distribution import DataParallel, agree_on_least, check_agreement
+from kdist.data.feed import CHUNK_BYTES, GATHER_SECONDS, Chunk, ChunkFeeder, Feed, place_part, place_whole
+from kdist.distribution import DataParallel, agree_on_least, agree_on_most, check_agreement
 from kdist.errors import DataError
 from kdist.typing import Batch
 
 MAX_STREAM_STEPS = 128
 """A chunk of a source of unknown length holds at most this many steps."""
-GATHER_SECONDS = 0.25
-"""A chunk is sent on, full or not, when gathering it has taken so long."""
 
 
 class _Gathered(NamedTuple):
@@ -64,15 +63,21 @@ class StreamFeeder(ChunkFeeder):
     ) -> None:
         self.loader = loader
         self.distribution = distribution
-        self._multiple, self._exact, self._fresh = multiple, exact, fresh
+        self._parts = jax.process_count() if loader.per_process else 1
+        self._multiple, self._exact, self._fresh = multiple // self._parts, exact, fresh
         self._check = check
         example = loader.example()
         self._structure: Any = jax.tree.structure(example)
-        self.width = self._padded_to(rows_of(example))
+        self._width = self._padded_to(rows_of(example))
         self._room, self._whole = self._plan(example, steps_per_execution)
         self._timed = steps_per_execution is None and jax.process_count() == 1
         self._closed = False
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="kdist-stream") if loader.source.threaded else None
+
+    @property
+    def width(self) -> int:
+        """W, the rows of the widest batch so far, over all processes."""
+        return self._width * self._parts
 
     @property
     def chunk_steps(self) -> int:
@@ -82,12 +87,9 @@ class StreamFeeder(ChunkFeeder):
     def chunks(self, epoch: int, *, start: int = 0, then: int | None = None) -> Iterator[Chunk]:
         """See `ChunkFeeder.chunks`.
 
-        Batches before `start` are read and dropped; nothing is read for the epoch `then`, whose batches may depend on
-        what happens until it begins.
+        Nothing is read for the epoch `then`, whose batches may depend on what happens until it begins.
         """
-        batches = self.loader.batches(epoch, fresh=self._fresh)
-        for _ in range(start):
-            next(batches, None)
+        batches = self.loader.batches(epoch, fresh=self._fresh, start=start)
         held: list[Batch] = []  # of this epoch: the thread may still gather for one that was given up
         gathering, step = self._submit(batches, held), start
         while (gathered := self._agreed(gathering.result())).batches:
@@ -189,7 +191,17 @@ class StreamFeeder(ChunkFeeder):
         """
         if jax.process_count() == 1:
             return gathered
-        batches = gathered.batches[: agree_on_least(len(gathered.batches))]
+        least = agree_on_least(len(gathered.batches))
+        batches = gathered.batches[:least]
+        if least < len(gathered.batches):
+            warnings.warn(
+                f"Another process has no more batches: the epoch ends for all, and {len(gathered.batches) - least} or "
+                "more that this one has are left out.",
+                stacklevel=2,
+            )
+        if self._parts > 1:
+            self._width = agree_on_most(max([self._width, *(self._padded_to(rows_of(batch)) for batch in batches)]))
+            return _Gathered(batches, bool(agree_on_least(gathered.full)))
         rows = [rows_of(batch) for batch in batches]
         check_agreement(
             **{"the number of rows of the batches": sum(rows), "that of the longest batch": max(rows, default=0)}
@@ -199,7 +211,7 @@ class StreamFeeder(ChunkFeeder):
     def _feed(self, gathered: _Gathered, rows: np.ndarray) -> Feed:
         room, width = self._room, self._padded_to(int(rows.max()))
         if self._exact == "never":  # one shape, of the longest so far
-            self.width = width = max(self.width, width)
+            self._width = width = max(self._width, width)
 
         def stack(*leaves: np.ndarray) -> np.ndarray:
             out = np.zeros((room, width, *leaves[0].shape[1:]), leaves[0].dtype)
@@ -215,4 +227,5 @@ class StreamFeeder(ChunkFeeder):
             valid[: len(rows)] = np.arange(width) < rows[:, None]
             chunk = Batch(chunk.x, chunk.y, chunk.weight, valid)
         sharding = self.distribution.batch_sharding(axis=1)
-        return Feed(jax.tree.map(lambda a: place_whole(a, sharding), chunk), None, not gathered.full)
+        place = place_whole if self._parts == 1 else place_part
+        return Feed(jax.tree.map(lambda a: place(a, sharding), chunk), None, not gathered.full)

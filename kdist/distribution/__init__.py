@@ -1,6 +1,22 @@
 """Processes and meshes: who takes part in a run, and which device holds which part of an array."""
 
 from kdist.distribution.mesh import BATCH_AXES, DataParallel
-from kdist.distribution.processes import agree, agree_on_least, check_agreement, initialize, is_main_process
+from kdist.distribution.processes import (
+    agree,
+    agree_on_least,
+    agree_on_most,
+    check_agreement,
+    initialize,
+    is_main_process,
+)
 
-__all__ = ["BATCH_AXES", "DataParallel", "agree", "agree_on_least", "check_agreement", "initialize", "is_main_process"]
+__all__ = [
+    "BATCH_AXES",
+    "DataParallel",
+    "agree",
+    "agree_on_least",
+    "agree_on_most",
+    "check_agreement",
+    "initialize",
+    "is_main_process",
+]

@@ -103,7 +103,11 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
-def check_agreement(**values: int) -> None:
+TEXT_BYTES = 256
+"""How much of a value is compared between processes."""
+
+
+def check_agreement(**values: int | str) -> None:
     """Refuses, on every process, values that are not the same on all.  All must call it, at the same point.
 
     Raises:
@@ -113,10 +117,15 @@ def check_agreement(**values: int) -> None:
         return
     from jax.experimental import multihost_utils
 
-    everywhere = multihost_utils.process_allgather(np.array(list(values.values()), np.int32))
-    for name, found in zip(values, everywhere.T, strict=True):
-        other = int((found != found[0]).argmax())
-        if found[other] != found[0]:
+    texts = np.zeros((len(values), TEXT_BYTES), np.uint8)
+    for text, value in zip(texts, values.values(), strict=True):
+        content = str(value).encode()[:TEXT_BYTES]
+        text[: len(content)] = np.frombuffer(content, np.uint8)
+    everywhere = multihost_utils.process_allgather(texts)
+    for n, name in enumerate(values):
+        found = [text.tobytes().rstrip(b"\0").decode(errors="replace") for text in everywhere[:, n]]
+        other = next((i for i, value in enumerate(found) if value != found[0]), None)
+        if other is not None:
             raise DistributionError(
                 f"All processes must train alike, but {name} is {found[0]} on process 0 and {found[other]} on process "
                 f"{other}. Give every process the same data, arguments and callbacks."
@@ -133,9 +142,14 @@ def agree(value: int) -> int:
 
 
 def agree_on_least(value: int) -> int:
-    """The least of all processes' values, 0 .. 2**31 - 1.  All must call it, at the same point."""
+    """The least of all processes' values, of 32 bits.  All must call it, at the same point."""
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils
 
     return int(multihost_utils.process_allgather(np.int32(value)).min())
+
+
+def agree_on_most(value: int) -> int:
+    """The greatest of all processes' values, of 32 bits.  All must call it, at the same point."""
+    return -agree_on_least(-value)

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import threading
+import types
 
 import flax.linen as nn
 import jax
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import kdist
-from kdist.callbacks import Callback
+from kdist.callbacks import Callback, ProgressBar, progress
 from kdist.callbacks.progress import _duration, _format, _number
 
 SHOW, HIDE = "\x1b[?25h", "\x1b[?25l"
@@ -69,6 +70,29 @@ def test_epochs_are_aligned_and_numbered_from_initial_epoch(model, capsys):
     model.fit(X, Y, batch_size=8, initial_epoch=8, epochs=10)
     first, second = capsys.readouterr().out.splitlines()
     assert first.startswith("Epoch  9/10  5 steps") and second.startswith("Epoch 10/10  5 steps")
+
+
+@pytest.mark.parametrize(
+    "share, shown", [(0.0, ""), (0.049, ""), (0.05, "  input-bound 5%"), (0.431, "  input-bound 43%")]
+)
+def test_waits_for_data_are_shown_where_they_matter(share, shown, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "HEARTBEAT_SECONDS", -1.0)
+    bar = ProgressBar()
+    bar.set_model(types.SimpleNamespace(input_bound=share))
+    bar.set_params({"verbose": 2, "epochs": 1, "steps": 2, "rows": 8})
+    bar.on_train_begin()
+    bar.on_epoch_begin(0)
+    bar.on_train_batch_end(0, {"loss": 0.5})  # a line is due, and comes with the next
+    bar.on_train_batch_end(1, {"loss": 0.5})
+    bar.on_epoch_end(0, {"loss": 0.5})
+    bar.on_train_end()
+    bar.on_test_begin()
+    bar.on_test_end({"loss": 0.5})
+    heartbeat, line, evaluation = capsys.readouterr().out.splitlines()
+    rate = r"[\d,]+ samples/s"
+    assert re.fullmatch(rf"Epoch 1/1  2/2 steps  {rate}{shown}  \d+ms left  loss 0.5000", heartbeat), heartbeat
+    assert re.fullmatch(rf"Epoch 1/1  2 steps  \d+ms  {rate}{shown}  loss 0.5000", line), line
+    assert "input-bound" not in evaluation
 
 
 # A terminal --------------------------------------------------------------------------------------
@@ -139,6 +163,21 @@ def test_a_terminal_sees_a_bar_and_keeps_one_line_an_epoch(model, monkeypatch):
     assert "━" in output and "0/5" in output  # the bar itself, and its steps
     assert output.count(HIDE) == output.count(SHOW) >= 1
     assert output.rindex(SHOW) > output.rindex(HIDE)
+
+
+def test_a_terminal_sees_in_the_bar_that_data_are_waited_for(monkeypatch):
+    terminal = Terminal(monkeypatch)
+    bar = ProgressBar()
+    bar.set_model(types.SimpleNamespace(input_bound=0.43))
+    bar.set_params({"verbose": 1, "epochs": 1, "steps": 2})
+    bar.on_train_begin()
+    bar.on_epoch_begin(0)
+    bar.on_train_batch_end(0, {"loss": 0.5})
+    bar._bar.refresh()
+    bar.on_train_end()
+    output = terminal.close()
+    assert "input-bound 43%" in output
+    assert not any("input-bound" in line for line in screen(output))  # the bar is gone, and no epoch ended
 
 
 @pytest.mark.parametrize("verbose", [0, 2])

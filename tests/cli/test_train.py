@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -263,7 +264,13 @@ def test_python_m_kdist_in_a_terminal_and_ctrl_c(source, tmp_path):
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "kdist", "train", source, "--run-dir", str(directory), "--epochs", "1000000"]
     environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "120", "XLA_FLAGS": ""}
+    listening = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job ignores it, and its children
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environment)
+    signal.signal(signal.SIGINT, listening)
+    limit = threading.Timer(240, process.kill)
+    limit.start()
     os.close(theirs)
     output, interrupted = "", False
     while True:
@@ -278,6 +285,7 @@ def test_python_m_kdist_in_a_terminal_and_ctrl_c(source, tmp_path):
             process.send_signal(signal.SIGINT)
             interrupted = True
     code = process.wait(timeout=60)
+    limit.cancel()
     os.close(ours)
     assert interrupted, output
     assert code == 130, output

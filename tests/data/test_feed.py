@@ -19,7 +19,7 @@ def test_arrange_holds_every_row_once(rows, size, extra_width, extra_steps, rand
     steps = -(-rows // size)
     order = arrange(np.array(numbers), size, steps + extra_steps, size + extra_width)
     assert order.shape == (steps + extra_steps, size + extra_width)
-    assert order.dtype == np.int32
+    assert order.dtype == np.int64  # rows may be numbered through all epochs
     assert order[order >= 0].tolist() == numbers  # in order, each exactly once
     assert set((~order[order < 0]).tolist()) <= set(numbers)  # what fills is a copy of a row that exists
     for s in range(steps):

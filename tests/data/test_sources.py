@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from kdist.data import from_batches, sources
+from kdist.data import from_batches
+from kdist.data import workers as reading
 from kdist.data.sources import DEFAULT_AHEAD, Anew, ByNumber, Once
 from kdist.errors import DataError
 
@@ -108,7 +109,7 @@ def test_what_is_not_begun_when_reading_ends_is_not_read(monkeypatch):
             go_on.set()
             super().shutdown(wait=wait)
 
-    monkeypatch.setattr(sources, "ThreadPoolExecutor", LetGo)
+    monkeypatch.setattr(reading, "ThreadPoolExecutor", LetGo)
     sequence = Blocking(50)
     batches = ByNumber(sequence, workers=2).start(0)
     next(batches)

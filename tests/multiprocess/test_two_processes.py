@@ -14,7 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from worker import RUNS, STREAMS, numbers, stream_numbers
+from worker import RUNS, SOURCES, STREAMS, numbers, source_numbers, stream_numbers
 
 WORKER = Path(__file__).with_name("worker.py")
 SECONDS = 240
@@ -101,6 +101,28 @@ def test_a_generator_is_read_alike(processes, name):
     for run in (first, want):
         run.pop("said")
     equal(first, want)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_sources_give_the_same_on_two_processes(processes, name):
+    """Random transforms too; and data of which each process has a part, one of them more than the other."""
+    first, second = (p["sources"][name] for p in processes)
+    said = [run.pop("said") for run in (first, second)]
+    want = source_numbers(name)
+    assert want.pop("said") == []
+    assert [len(s) for s in said] == ([1, 0] if name == "rows of each" else [0, 0])
+    assert first == second
+    equal(first, want)
+
+
+def test_data_that_are_not_alike_are_refused_by_all(processes):
+    first, second = (p["refusals"] for p in processes)
+    assert first == second
+    assert "a row of the data is {x: float32[" in first["dtype"] and "process 1" in first["dtype"]
+    assert "batch_size of the data is 8 on process 0 and 6 on process 1" in first["batch size"]
+    assert "the number of rows of the data is 43 on process 0 and 42 on process 1" in first["rows"]
+    assert first["predict"].startswith("DataError: predict gives every process all rows")
+    assert all(text.startswith("DistributionError") for name, text in first.items() if name != "predict")
 
 
 def equal(got, want) -> None:

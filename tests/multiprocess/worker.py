@@ -8,6 +8,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import grain
 import jax
 import numpy as np
 
@@ -44,6 +45,84 @@ STREAMS = {
     "one ends inside an epoch": ((4,) * 7, 2, {"steps_per_execution": 2}, {"steps_per_epoch": 3, "epochs": 4}),
 }
 """Generators; what both have is the data of one process."""
+
+
+SOURCES = ("rows", "rows of each", "batches of each")
+"""Random transforms of rows that all have; rows, and then batches, that each process has its own part of."""
+PARTS, PART = 2, 5
+
+
+class Jitter(grain.transforms.RandomMap):
+    """Noise that depends on the row and the epoch."""
+
+    def random_map(self, element, rng):
+        x, y = element
+        return x + rng.normal(size=x.shape).astype(np.float32), y
+
+
+def parts_of(x, y):
+    """The rows of each process: five of ten in turn, as the batches of ten of one process hold them."""
+    steps = len(x) // (PARTS * PART)
+    turns = [a[: steps * PARTS * PART].reshape(steps, PARTS, PART, *a.shape[1:]) for a in (x, y)]
+    return [tuple(a[:, part].reshape(-1, *a.shape[3:]) for a in turns) for part in range(PARTS)]
+
+
+def source_numbers(name: str) -> dict:
+    """What training on rows by number gives, and on data that each process has a part of."""
+    from models import crossentropy, data, make
+
+    x, y, _ = data(43)
+    model = make("mlp", "linen")
+    model.compile(kdist.optimizers.SGD(0.1, momentum=0.9), crossentropy(), metrics=["accuracy"])
+    several, said = jax.process_count() > 1, []
+    if name == "rows":
+        rows = list(zip(x, y, strict=True))
+        loader = kdist.data.from_source(rows, batch_size=10, seed=3, transforms=[Jitter()], workers=2)
+    else:
+        parts = parts_of(x, y)
+        first = jax.process_index() == 0
+        mine = parts[jax.process_index()] if several else (x[:40], y[:40])
+        if several and first:  # which has three rows more than the other, and they are too many
+            mine = tuple(np.concatenate([a, a[:3]]) for a in mine)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            if name == "rows of each":
+                rows = list(zip(*mine, strict=True))
+                loader = kdist.data.from_source(rows, batch_size=10, shuffle=False, per_process=several)
+            else:
+                size = PART if several else PARTS * PART
+                sizes = [size] * 4 + [3] * (several and first)
+                loader = kdist.data.from_batches(lambda: generate(sizes, *mine), per_process=several)
+        said = [str(w.message)[:60] for w in caught]
+    history = model.fit(loader, epochs=2, verbose=0, validation_data=loader).history
+    return {
+        "history": history,
+        "weights": [w.tolist() for w in model.get_weights()],
+        "evaluate": model.evaluate(loader, verbose=0),
+        "said": said,
+    }
+
+
+def refusals() -> dict:
+    """What is said of data that are not alike; every process must hear of it, and go on."""
+    from models import crossentropy, data, make
+
+    x, y, _ = data(43)
+    model = make("mlp", "linen")
+    model.compile("sgd", crossentropy())
+    main, said = kdist.is_main_process(), {}
+    wrong = {
+        "dtype": lambda: kdist.data.from_batches([(x[:8], y[:8] if main else y[:8].astype(np.float32))] * 2),
+        "batch size": lambda: kdist.data.from_batches([(x[:8], y[:8]) if main else (x[:6], y[:6])] * 2),
+        "rows": lambda: kdist.data.from_source(list(zip(x, y, strict=True))[: 43 if main else 42]),
+        "predict": lambda: kdist.data.from_source(x[:40], batch_size=8, per_process=True),
+    }
+    for name, make_loader in wrong.items():
+        try:
+            model.predict(make_loader(), verbose=0) if name == "predict" else model.fit(make_loader(), verbose=0)
+        except kdist.errors.KDistError as error:
+            said[name] = f"{type(error).__name__}: {error}"
+    return said
 
 
 class CountedLoader(ArrayLoader):
@@ -130,7 +209,8 @@ def main() -> None:
     }
     runs = {name: numbers(name) for name in RUNS}
     streams = {name: stream_numbers(name) for name in STREAMS}
-    print(json.dumps({"about": about, "runs": runs, "streams": streams}))
+    sources = {name: source_numbers(name) for name in SOURCES}
+    print(json.dumps({"about": about, "runs": runs, "streams": streams, "sources": sources, "refusals": refusals()}))
 
 
 if __name__ == "__main__":

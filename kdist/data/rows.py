@@ -1,0 +1,521 @@
+"""Rows by number from anything that has them, through grain: read, transformed and put together into batches.
+
+Row r of pass e has the number ``e * n + r`` in a source of n rows, which is also what grain draws the random numbers
+of a random transform from.  So a row's transform depends on the seed, the row and the pass alone, not on who reads it,
+when or with how many workers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import inspect
+import logging
+import sys
+import threading
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from kdist.data.arrays import DEFAULT_BATCH_SIZE, check_batch_size
+from kdist.data.batches import unpack
+from kdist.data.files import open_rows
+from kdist.data.order import EpochOrder
+from kdist.data.sources import is_map_dataset
+from kdist.data.workers import Workers, check_workers, result_of
+from kdist.distribution import agree_on_least
+from kdist.errors import ConfigError, DataError
+from kdist.typing import Batch, PyTree
+
+log = logging.getLogger(__name__)
+
+PIECES = 4
+"""A read is cut into this many pieces a worker, so that a slow one does not hold up the others for long."""
+
+
+class RowReader:
+    """Reads rows of a source by number, and stacks them; what worker processes hold a copy of.
+
+    Args:
+        source: Has `__len__` and `__getitem__`; it may have ``gather(rows)`` too, which gives some rows stacked.
+        transforms: What is done to each row, in order.
+        seed: What random transforms draw from.
+        name: What to call the source in messages.
+    """
+
+    def __init__(self, source: Any, transforms: Sequence[Any], seed: int, name: str) -> None:
+        self.name = name
+        self.num_rows = len(source)
+        dataset = is_map_dataset(source)
+        self._gather: Callable[[np.ndarray], Any] | None = None if transforms else getattr(source, "gather", None)
+        self._wraps = not (transforms or dataset)  # grain takes numbers beyond the first pass itself
+        self._rows = _apply(source, transforms, seed) if transforms else source
+
+    def read(self, numbers: np.ndarray) -> Batch:
+        """Those rows, leaves ``[len(numbers), ...]``.
+
+        Raises:
+            DataError: A row cannot be read, or has another structure, shape or type than the first; it names the row.
+        """
+        if self._gather is not None:
+            return unpack(self._gather(numbers % self.num_rows))
+        rows = self._each(numbers)
+        try:
+            return unpack(_stack([tuple(row) if isinstance(row, list) else row for row in rows]))
+        except (ValueError, TypeError, KeyError) as error:
+            raise self._odd_row(numbers, rows, error) from error
+
+    def kept(self, numbers: np.ndarray) -> np.ndarray:
+        """Whether the filters keep each of those rows, bool ``[len(numbers)]``."""
+        return np.array([row is not None for row in self._each(numbers)], bool)
+
+    def _each(self, numbers: np.ndarray) -> list[Any]:
+        rows: list[Any] = []
+        try:
+            for number in (numbers % self.num_rows if self._wraps else numbers).tolist():
+                rows.append(self._rows[number])
+        except Exception as error:  # a source may raise anything
+            row = numbers[len(rows)] % self.num_rows
+            raise DataError(f"Row {row} of {self.name} could not be read: {type(error).__name__}: {error}") from error
+        return rows
+
+    def _odd_row(self, numbers: np.ndarray, rows: list[Any], error: Exception) -> DataError:
+        """What to say of rows that do not go together: the first that is unlike the first of all."""
+        known = _described(rows[0])
+        for number, row in zip(numbers.tolist(), rows, strict=True):
+            if row is None:
+                return DataError(
+                    f"Row {number % self.num_rows} of {self.name} is None. Leave rows out by a grain.transforms.Filter "
+                    "in `transforms`."
+                )
+            if _described(row) != known:
+                return DataError(
+                    f"All rows must be alike. Row {number % self.num_rows} of {self.name} is {_described(row)}, row "
+                    f"{numbers[0] % self.num_rows} is {known}."
+                )
+        return DataError(f"Rows of {self.name} cannot be put together: each is {known}. {error}")
+
+
+class RowLoader:
+    """Rows of a source as a loader; see `from_source`, which makes and checks it.
+
+    Attributes:
+        cache: Whether all rows are kept on the devices.
+        workers: How many workers read; 0 reads in the thread that asks.
+        use_multiprocessing: Whether they are processes.
+        per_process: Whether each process has rows of its own.
+        random: Whether a row differs from pass to pass.
+    """
+
+    def __init__(
+        self,
+        reader: RowReader,
+        order: EpochOrder,
+        *,
+        kept: np.ndarray | None = None,
+        workers: int = 0,
+        use_multiprocessing: bool = False,
+        per_process: bool = False,
+        cache: bool = False,
+        random: bool = False,
+        fingerprint: dict[str, Any] | None = None,
+    ) -> None:
+        self.workers, self.use_multiprocessing = workers, use_multiprocessing
+        self.per_process, self.cache, self.random = per_process, cache, random
+        self._reader, self._epochs, self._kept = reader, order, kept
+        self._pool: Workers | None = None
+        self._lock = threading.Lock()
+        self._example: Batch | None = None
+        self._layout = ""
+        self._change: Callable[[Batch], Batch] = lambda batch: batch
+        self._fingerprint = fingerprint or {}
+        self.seconds_a_row = 0.0
+
+    @property
+    def batch_size(self) -> int:
+        """B, the rows of a step over all devices and processes."""
+        return self._epochs.batch_size * (jax.process_count() if self.per_process else 1)
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of a pass, without those that a filter leaves out; with `per_process`, of this process."""
+        return self._epochs.num_rows
+
+    @property
+    def _count(self) -> int:
+        """The rows that passes choose from: `num_rows`, or more where other processes have fewer."""
+        return self._reader.num_rows if self._kept is None else len(self._kept)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all rows, if they are all as long as the first."""
+        return self.num_rows * sum(a[0].nbytes for a in jax.tree.leaves(self.example()))
+
+    @property
+    def num_steps(self) -> int:
+        """S, the most steps of an epoch."""
+        return self._epochs.num_steps
+
+    def order(self, epoch: int) -> np.ndarray:
+        """The numbers of the rows of an epoch in their order; see `Loader.order`."""
+        rows = self._epochs.rows(epoch)
+        return rows + self._epochs.pass_of(epoch)[0] * self._count if self.random else rows
+
+    def read(self, rows: np.ndarray | slice) -> Batch:
+        """The rows of those numbers, each read once, leaves ``[*rows.shape, ...]``."""
+        if isinstance(rows, slice):
+            rows = np.arange(self.num_rows)[rows]
+        wanted, where = np.unique(rows, return_inverse=True)  # sorted: sources like to be read forwards
+        batch = self._change(self._read(self._numbers(wanted)))
+        return jax.tree.map(lambda a: np.take(a, where.reshape(rows.shape), axis=0), batch)
+
+    def example(self) -> Batch:
+        """The first rows, as many as a step has."""
+        if self._example is None:
+            rows = np.arange(min(self._epochs.batch_size, self.num_rows))
+            began = time.perf_counter()
+            read = self._reader.read(self._numbers(rows))  # here: workers take seconds to start, and would then stay
+            self._layout, self._example = _layout(read), self._change(read)
+            self.seconds_a_row = (time.perf_counter() - began) / len(rows) / max(1, self.workers)
+        return self._example
+
+    def with_steps(self, steps: int) -> RowLoader:
+        """The same rows in epochs of at most so many steps."""
+        changed = self._copy()
+        changed._epochs = dataclasses.replace(self._epochs, steps=steps)
+        return changed
+
+    def map(self, fn: Callable[[Batch], Batch]) -> RowLoader:
+        """The same rows, changed by `fn`, which is given some of them as a batch."""
+        changed, before = self._copy(), self._change
+        changed._change = lambda batch: fn(before(batch))
+        changed._example = None
+        return changed
+
+    def _copy(self) -> RowLoader:
+        changed = copy.copy(self)
+        changed._pool, changed._lock = None, threading.Lock()
+        return changed
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What decides which rows come when, as JSON; the number of workers does not."""
+        return {**self._fingerprint, "batch_size": self.batch_size, "steps": self._epochs.steps}
+
+    def close(self) -> None:
+        """Ends the workers, after what they are reading; they start again when rows are read."""
+        with self._lock:
+            self._end_workers()
+
+    def _end_workers(self) -> None:
+        if self._pool is not None:
+            self._pool.close()
+            self._pool = None
+
+    def _numbers(self, rows: np.ndarray) -> np.ndarray:
+        """What the reader calls these rows: it counts those too that filters leave out."""
+        passes, row = np.divmod(rows, self._count)
+        return passes * self._reader.num_rows + (row if self._kept is None else self._kept[row])
+
+    def _read(self, numbers: np.ndarray) -> Batch:
+        self.example()
+        if not self.workers:
+            return self._checked(numbers, self._reader.read(numbers))
+        with self._lock:  # one loader may be in two places, as training and validation data
+            if self._pool is None:
+                self._pool = Workers(self._reader, "read", self.workers, processes=self.use_multiprocessing)
+            pieces = np.array_split(numbers, min(len(numbers), self.workers * PIECES))
+            try:
+                under_way = [(piece, self._pool.submit(piece)) for piece in pieces]
+                batches = [self._checked(piece, result_of(future)) for piece, future in under_way]
+            except Exception:
+                self._end_workers()
+                raise
+        return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+
+    def _checked(self, numbers: np.ndarray, batch: Batch) -> Batch:
+        """The batch, if its rows are like the first of all.
+
+        Raises:
+            DataError: They are not; it names the row.
+        """
+        if _layout(batch) == self._layout:
+            return batch
+        name, count = self._reader.name, self._reader.num_rows
+        layouts = ((number, _layout(self._reader.read(np.array([number])))) for number in numbers.tolist())
+        number, found = next((found for found in layouts if found[1] != self._layout), (numbers[0], _layout(batch)))
+        raise DataError(
+            f"All rows must be alike. Row {number % count} of {name} is {found}, the first are {self._layout}."
+        )
+
+
+def from_source(
+    source: Any,
+    *,
+    batch_size: int = DEFAULT_BATCH_SIZE,
+    shuffle: bool | str = True,
+    seed: int = 0,
+    transforms: Sequence[Any] = (),
+    workers: int = 0,
+    use_multiprocessing: bool = False,
+    steps: int | None = None,
+    per_process: bool = False,
+    cache: bool = False,
+) -> RowLoader:
+    """A loader of rows that are read by number.
+
+    Each row is ``x``, ``(x,)``, ``(x, y)`` or ``(x, y, sample_weight)``, of numbers or arrays of one shape.
+
+    Args:
+        source: Anything with `__len__` and `__getitem__`: a list, a torch Dataset, a Hugging Face dataset, a
+            grain data source, a `grain.MapDataset` of rows (a mix of weighted sources, for instance); or the path
+            of a ``.npy`` file (one too large for memory too), of a directory of such shards, of ArrayRecord or of
+            Parquet files.  A source may have ``gather(rows)``, which gives all of some rows stacked, and fast.
+        batch_size: Rows of a step, over all devices and processes.
+        shuffle: Whether each epoch has an order of its own, drawn from `seed` and the epoch; "batch" draws the order of
+            whole batches.
+        seed: What orders and random transforms are drawn from.
+        transforms: What is done to each row: functions, or grain's `Map`, `MapWithIndex`, `RandomMap` (drawn from the
+            seed, the row and the epoch) and `Filter`.  Rows are filtered once, by a pass over them at the start.
+        workers: How many threads or processes read and transform rows; 0 does it in one thread, beside the training.
+            It changes no data.
+        use_multiprocessing: Whether the workers are processes, which Python code that holds the interpreter's lock
+            wants; they start when rows are first read, in some seconds.
+        steps: The most steps of an epoch; epochs then share a pass over the rows.
+        per_process: Whether each process gives a source of its own, with its own part of the rows; else all give the
+            same, and each reads only its rows.
+        cache: Whether to read all rows once and keep them on the devices.
+
+    Returns:
+        The loader, for `fit`, `evaluate` and `predict`.
+
+    Raises:
+        DataError: `source` has no rows by number, none at all, or none that a filter keeps.
+        ConfigError: Another argument is out of its range.
+
+    Example:
+        >>> rows = [(np.full(3, i), i % 2) for i in range(10)]
+        >>> loader = from_source(rows, batch_size=4, shuffle=False, transforms=[lambda row: (row[0] * 2, row[1])])
+        >>> loader.read(loader.order(0)[:4]).x[:, 0].tolist()
+        [0, 2, 4, 6]
+    """
+    check_batch_size(batch_size)
+    if steps is not None:
+        check_batch_size(steps, "steps")
+    check_workers(workers)
+    if not (isinstance(shuffle, (bool, np.bool_)) or shuffle == "batch"):
+        raise ConfigError(f"shuffle must be True, False or 'batch'. Received: {shuffle!r}.")
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
+        raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1. Received: {seed!r}.")
+    if isinstance(source, (str, Path)):
+        source = open_rows(source)
+    if not has_rows(source):
+        raise DataError(
+            "Expected rows by number: an object with __len__ and __getitem__, a grain.MapDataset or a path. "
+            f"Received: a {type(source).__name__}. Batches one after the other go through kdist.data.from_batches."
+        )
+    if not isinstance(transforms, Sequence):
+        raise ConfigError(f"transforms must be a list. Received: {transforms!r}.")
+    transforms = [_as_transform(transform) for transform in transforms]
+    name = f"the {type(source).__name__}"
+    if not len(source):
+        raise DataError(f"The data are empty: {name} has no rows.")
+    if len(source) == sys.maxsize:
+        raise DataError(
+            f"The data are endless: {name} has {sys.maxsize} rows. Epochs repeat it: leave out `.repeat()`."
+        )
+    drawn = any(_is("RandomMap", t) for t in transforms) or is_map_dataset(source)
+    if cache and per_process:
+        raise ConfigError("cache=True keeps all rows on every device, and with per_process=True no process has all.")
+    if cache and drawn:
+        raise ConfigError(
+            "cache=True keeps rows as they are first read, and a random transform changes them each epoch."
+        )
+    reader = RowReader(source, transforms, int(seed), name)
+    how: dict[str, Any] = {"workers": workers, "use_multiprocessing": bool(use_multiprocessing)}
+    kept = _kept(source, transforms, int(seed), name, **how)
+    num_rows = reader.num_rows if kept is None else len(kept)
+    order = EpochOrder(num_rows, int(batch_size), shuffle, int(seed), steps)
+    if per_process:
+        order = _agreed(order)
+    return RowLoader(
+        reader,
+        order,
+        kept=kept,
+        per_process=per_process,
+        cache=cache,
+        random=drawn,
+        fingerprint={
+            "source": str(source) if is_map_dataset(source) else type(source).__name__,
+            "rows": reader.num_rows,
+            "kept": num_rows,
+            "seed": int(seed),
+            "shuffle": shuffle if isinstance(shuffle, str) else bool(shuffle),
+            "transforms": [_said(transform) for transform in transforms],
+        },
+        **how,
+    )
+
+
+def _agreed(order: EpochOrder) -> EpochOrder:
+    """The order of this process's part of the rows, of which each epoch takes as many as every process has.
+
+    Raises:
+        ConfigError: A batch does not divide over the processes.
+    """
+    parts = jax.process_count()
+    if order.batch_size % parts:
+        raise ConfigError(
+            f"batch_size={order.batch_size} counts the rows of all processes, and does not divide over {parts} of them."
+        )
+    least = agree_on_least(order.num_rows)
+    if least < order.num_rows:
+        warnings.warn(
+            f"This process has {order.num_rows} rows and another has {least}: an epoch ends when that one has no more. "
+            "Give all processes as many.",
+            stacklevel=3,
+        )
+    return dataclasses.replace(order, num_rows=least, batch_size=order.batch_size // parts, of=order.num_rows)
+
+
+def has_rows(source: Any) -> bool:
+    """Whether it has something by number, and says how many."""
+    numbered = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+    return numbered and not isinstance(source, (dict, str, bytes, type))
+
+
+# Transforms ------------------------------------------------------------------------------------------
+
+
+def _is(kind: str, transform: Any) -> bool:
+    import grain
+
+    return isinstance(transform, getattr(grain.transforms, kind))
+
+
+def _as_transform(transform: Any) -> Any:
+    """A transform of grain's, or a function of a row.
+
+    Raises:
+        ConfigError: It is neither.
+    """
+    if _is("Batch", transform):
+        raise ConfigError("batch_size says how rows become batches: leave grain.transforms.Batch out of `transforms`.")
+    if any(_is(kind, transform) for kind in ("Map", "MapWithIndex", "RandomMap", "Filter")):
+        return transform
+    if not callable(transform) or isinstance(transform, type):
+        raise ConfigError(
+            "Each of `transforms` must be a function of a row, or a Map, MapWithIndex, RandomMap or Filter of "
+            f"grain.transforms. Received: {transform!r}."
+        )
+    try:
+        with contextlib.suppress(ValueError):  # not every callable has a signature
+            inspect.signature(transform).bind(None)
+    except TypeError as error:
+        raise ConfigError(
+            f"A function among `transforms` takes one row. Received: {_said(transform)}. One that draws random numbers "
+            "is a grain.transforms.RandomMap with a method random_map(element, rng)."
+        ) from error
+    return transform
+
+
+def _apply(source: Any, transforms: Sequence[Any], seed: int) -> Any:
+    """The source's rows, transformed, as a grain.MapDataset."""
+    import grain
+
+    rows = source if is_map_dataset(source) else grain.MapDataset.source(source)
+    rows = rows.seed(seed)
+    for transform in transforms:
+        if _is("Filter", transform):
+            rows = rows.filter(transform)
+        elif _is("RandomMap", transform):
+            rows = rows.random_map(transform)
+        elif _is("MapWithIndex", transform):
+            rows = rows.map_with_index(functools.partial(_map_row, transform, len(source)))
+        else:
+            rows = rows.map(transform)
+    return rows
+
+
+def _map_row(transform: Any, num_rows: int, number: int, row: Any) -> Any:
+    return transform.map_with_index(number % num_rows, row)
+
+
+def _kept(source: Any, transforms: Sequence[Any], seed: int, name: str, **how: Any) -> np.ndarray | None:
+    """The rows that filters keep; None if there are no filters.
+
+    Raises:
+        ConfigError: A filter comes after a random transform, and would keep other rows each epoch.
+        DataError: No row is kept.
+    """
+    filters = [i for i, transform in enumerate(transforms) if _is("Filter", transform)]
+    if not filters:
+        return None
+    before = transforms[: filters[-1] + 1]
+    if any(_is("RandomMap", transform) for transform in before):
+        raise ConfigError(
+            "A Filter after a RandomMap would keep other rows each epoch, so that nobody knew how many steps there "
+            "are. Filter first."
+        )
+    reader = RowReader(source, before, seed, name)
+    numbers = np.arange(reader.num_rows)
+    if how["workers"]:
+        workers = Workers(reader, "kept", how["workers"], processes=how["use_multiprocessing"])
+        with contextlib.closing(workers):
+            pieces = [workers.submit(piece) for piece in np.array_split(numbers, how["workers"] * PIECES)]
+            keep = np.concatenate([result_of(piece) for piece in pieces])
+    else:
+        keep = reader.kept(numbers)
+    log.info("%s: the filters keep %d of %d rows", name, keep.sum(), len(keep))
+    if not keep.any():
+        raise DataError(f"The data are empty: the filters keep none of the {len(keep)} rows of {name}.")
+    return numbers[keep]
+
+
+def _said(transform: Any) -> str:
+    """A transform in messages and fingerprints: with its fields, if it is a dataclass."""
+    if dataclasses.is_dataclass(transform):
+        return repr(transform)
+    return getattr(transform, "__qualname__", type(transform).__qualname__)
+
+
+# Stacking --------------------------------------------------------------------------------------------
+
+
+def _stack(rows: list[Any]) -> PyTree:
+    """Rows of one structure as that structure of stacked arrays."""
+    first = rows[0]
+    if isinstance(first, dict):
+        if any(not isinstance(row, dict) or row.keys() != first.keys() for row in rows):
+            raise ValueError("their names differ")
+        return {name: _stack([row[name] for row in rows]) for name in first}
+    if isinstance(first, (tuple, list)) and not _is_numbers(first):
+        return type(first)(_stack(list(column)) for column in zip(*rows, strict=True))
+    if isinstance(first, (bool, int, float, np.generic)) and all(type(row) is type(first) for row in rows):
+        return np.asarray(rows)
+    arrays = [np.asarray(row) for row in rows]
+    dtype = arrays[0].dtype
+    if any(a.dtype != dtype for a in arrays) and dtype.kind not in "SU":  # texts are refused whatever their lengths
+        raise ValueError("their types differ")
+    return np.stack(arrays)
+
+
+def _is_numbers(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and isinstance(value[0], (bool, int, float, list))
+
+
+def _described(row: Any) -> str:
+    """Structure, shapes and types of a row."""
+    return str(jax.tree.map(lambda a: f"{np.asarray(a).dtype.name}{list(np.shape(a))}", row)).replace("'", "")
+
+
+def _layout(batch: Batch) -> str:
+    """Structure, shapes and types of the rows of a batch."""
+    parts = [part for part in (batch.x, batch.y, batch.weight) if part is not None]
+    return _described(tuple(jax.tree.map(lambda a: a[0], part) for part in parts))
