@@ -205,7 +205,9 @@ def test_a_terminal_is_whole_after_an_exception(hook, error, model, monkeypatch)
     assert output.count(HIDE) == output.count(SHOW) == 1
     assert output.rindex(SHOW) > output.rindex(HIDE)
     assert not any("━" in line for line in screen(output)), screen(output)
-    assert not [t for t in threading.enumerate() if "rich" in type(t).__module__]
+    for thread in [t for t in threading.enumerate() if "rich" in type(t).__module__]:
+        thread.join(60)  # rich tells it to end, and does not wait for it
+        assert not thread.is_alive()
 
 
 # Small parts -------------------------------------------------------------------------------------

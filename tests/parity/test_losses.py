@@ -10,6 +10,8 @@ import pytest
 import kdist
 from kdist.losses import REDUCTIONS
 
+from .tables import first_of_each
+
 keras = pytest.importorskip("keras", reason="numbers are compared with Keras 3 (extra: bench)")
 
 N, T, C = 5, 4, 3
@@ -146,11 +148,11 @@ LOSSES = [
     ("CTC", {}, SEQUENCE_LAYOUTS, sequences),
 ]
 
-CASES = [
+CASES = first_of_each(
     pytest.param(name, arguments, true, pred, make, id=f"{name}-{arguments}-{make.__name__}-{layout}")
     for name, arguments, layouts, make in LOSSES
     for layout, (true, pred) in layouts.items()
-]
+)
 CLASSES = sorted({name for name, *_ in LOSSES})
 
 

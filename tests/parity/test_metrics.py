@@ -11,6 +11,8 @@ import pytest
 
 import kdist
 
+from .tables import first_of_each
+
 keras = pytest.importorskip("keras", reason="numbers are compared with Keras 3 (extra: bench)")
 
 N, T, C = 12, 4, 3
@@ -187,11 +189,11 @@ METRICS = [
 ONLY_OURS = {"Metric", "LossMean", "ForeignMetric"}
 OF_VALUES = {"Mean", "Sum"}
 
-CASES = [
+CASES = first_of_each(
     pytest.param(name, arguments, make, true, pred, id=f"{name}-{arguments}-{make.__name__}-{true}-{pred}")
     for name, arguments, make, layouts in METRICS
     for true, pred in layouts
-]
+)
 
 
 NO_ARGUMENTS = {"num_classes": 3, "target_class_ids": [0], "specificity": 0.5, "sensitivity": 0.5}
