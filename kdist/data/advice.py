@@ -29,7 +29,7 @@ def next_to_try(loader: Loader | RowLoader | BatchLoader) -> str:
     if not isinstance(loader, BatchLoader):
         return f"a faster `read` of the {type(loader).__name__}, or kdist.data.from_source(..., workers=2)"
     if isinstance(loader.source, ByNumber):
-        return _workers(loader.source._workers, loader.source._processes)
+        return _workers(loader.source.workers, loader.source.use_multiprocessing)
     if not loader.source.threaded:
         return "workers=1, which reads ahead in a thread"
     return (

@@ -108,10 +108,10 @@ class ByNumber(Source):
 
         self._sequence = sequence
         self._shuffle, self._seed = shuffle, seed
-        self._workers = check_workers(given(workers, "workers", 1))
+        self.workers = check_workers(given(workers, "workers", 1))
         self._queue = given(max_queue_size, "max_queue_size", DEFAULT_AHEAD)
-        self._processes = bool(given(use_multiprocessing, "use_multiprocessing", False))
-        self.threaded = self._workers != 0
+        self.use_multiprocessing = bool(given(use_multiprocessing, "use_multiprocessing", False))
+        self.threaded = self.workers != 0
         self.length = self._length()
 
     def _length(self) -> int | None:
@@ -136,15 +136,15 @@ class ByNumber(Source):
         getattr(self._sequence, hook, lambda: None)()
 
     def _read(self, numbers: Iterator[int]) -> Iterator[Any]:
-        if self._workers == 0 or (self._workers == 1 and not self._processes):
+        if self.workers == 0 or (self.workers == 1 and not self.use_multiprocessing):
             yield from map(self._sequence.__getitem__, numbers)
             return
-        workers = Workers(self._sequence, "__getitem__", self._workers, processes=self._processes)
+        workers = Workers(self._sequence, "__getitem__", self.workers, processes=self.use_multiprocessing)
         ahead: collections.deque[Future[Any]] = collections.deque()
         try:
             for n in numbers:
                 ahead.append(workers.submit(n))
-                if len(ahead) >= max(self._queue, self._workers):
+                if len(ahead) >= max(self._queue, self.workers):
                     yield result_of(ahead.popleft())
             while ahead:
                 yield result_of(ahead.popleft())
