@@ -4,40 +4,33 @@
     python tools/bench.py                    # the whole table
     python tools/bench.py --rows mnist cnn   # rows whose names start so
 
-The two sides of a row are measured in turn, A B B A ..., after a warm-up that compiles; the ratio is
-the median over the rounds.  A side's time is that of whole calls, from arrays on the host to results
-on the host, so nothing is left running when the clock stops.  Time is given by the optimizer step (or
-batch) where there are steps.  What is compared with is in `baselines.py`.
+`measure.py` measures the two sides of a row in turn and prints the ratio.  A side's time is that of
+whole calls, from arrays on the host to results on the host, so nothing is left running when the clock
+stops.  Time is given by the optimizer step (or batch) where there are steps.  What is compared with is
+in `baselines.py`.
 
 Both sides share the machine with whatever else runs on it: leave it alone meanwhile.
 """
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import contextlib
 import dataclasses
 import functools
-import gc
-import importlib.metadata
 import io
-import json
-import os
-import platform
 import shutil
-import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import baselines
 import jax
+import measure
 import numpy as np
+from measure import Row, Side, fastest, in_fresh_process, noise, timed
 
 import kdist
 
@@ -72,57 +65,6 @@ QUICK = Sizes(
     rounds=1,
 )
 
-Side = Callable[[], float]
-"""Does the work once and gives its seconds."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A line of the table.
-
-    Attributes:
-        name: What ``--rows`` picks it by.
-        what: What kdist does.
-        against: What it is compared with.
-        sides: Makes kdist's side and the other one.
-        at_most: The limit of kdist's time over the other's, or
-        at_least: the limit of the other's over kdist's.
-        unit: What the seconds are of: "step", "batch" or "call".
-        devices: Simulated devices; a process of its own if more than one.
-    """
-
-    name: str
-    what: str
-    against: str
-    sides: Callable[[Sizes], tuple[Side, Side]]
-    at_most: float | None = None
-    at_least: float | None = None
-    unit: str = "step"
-    devices: int = 1
-
-
-@dataclasses.dataclass(frozen=True)
-class Result:
-    """What came of a row: seconds of both sides in every round, or why there are none."""
-
-    name: str
-    ours: list[float]
-    theirs: list[float]
-    missing: str = ""
-
-
-def ratios(row: Row, result: Result) -> list[float]:
-    """The ratio of every round, the way that the row's limit is stated."""
-    pairs = zip(result.ours, result.theirs, strict=True)
-    return [ours / theirs if row.at_most else theirs / ours for ours, theirs in pairs]
-
-
-def met(row: Row, result: Result) -> bool:
-    """Whether the median ratio keeps the limit."""
-    ratio = statistics.median(ratios(row, result))
-    return ratio <= row.at_most if row.at_most else ratio >= row.at_least
-
-
 # Data and models ---------------------------------------------------------------------------------
 
 DIGITS = (64, 32)
@@ -137,12 +79,6 @@ def digits(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
     return (x / 16).astype(np.float32)[: sizes.digits_rows], y.astype(np.int32)[: sizes.digits_rows]
 
 
-def noise(rows: int, *shape: int) -> tuple[np.ndarray, np.ndarray]:
-    """Random pixels and labels."""
-    rng = np.random.default_rng(0)
-    return rng.random((rows, *shape), np.float32), rng.integers(0, 10, rows, np.int32)
-
-
 def compiled(module: Any, **arguments: Any) -> kdist.Model:
     """The module in kdist, ready to train."""
     model = kdist.Model(module)
@@ -152,18 +88,6 @@ def compiled(module: Any, **arguments: Any) -> kdist.Model:
 
 
 # Sides -------------------------------------------------------------------------------------------
-
-
-def timed(work: Callable[[], Any], units: int = 1) -> Side:
-    """A side that calls `work`, which must return only when all is computed; seconds by the unit."""
-
-    def side() -> float:
-        gc.collect()
-        began = time.perf_counter()
-        work()
-        return (time.perf_counter() - began) / units
-
-    return side
 
 
 def fit_side(
@@ -204,12 +128,6 @@ def digits_metrics(sizes: Sizes) -> tuple[Side, Side]:
 def hand_side(fit: baselines.Fit, x: np.ndarray, batch_size: int, epochs: int) -> Side:
     """A hand-written fit."""
     return timed(lambda: fit(epochs), epochs * steps(x, batch_size))
-
-
-def fastest(sides: list[Side]) -> Side:
-    """The side that is fastest here, of several ways to write the same."""
-    times = {side: (side(), min(side() for _ in range(3)))[1] for side in sides}
-    return min(times, key=times.__getitem__)
 
 
 def steps(x: np.ndarray, batch_size: int) -> int:
@@ -299,19 +217,6 @@ def compile_time(_: Sizes) -> tuple[Side, Side]:
 
 
 # In processes of their own -----------------------------------------------------------------------
-
-
-def in_fresh_process(code: str) -> Side:
-    """A side that is the number printed by a new Python process."""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("JAX_COMPILATION_CACHE")}
-
-    def side() -> float:
-        command = [sys.executable, "-c", code]
-        here = Path(__file__).parent
-        done = subprocess.run(command, env=environment, cwd=here, check=True, stdout=subprocess.PIPE, text=True)
-        return float(done.stdout.split()[-1])
-
-    return side
 
 
 def import_time(_: Sizes) -> tuple[Side, Side]:
@@ -429,114 +334,5 @@ ROWS = [
 ]
 
 
-def measure(row: Row, sizes: Sizes, rounds: int) -> Result:
-    """Both sides, warmed up and then in turn."""
-    if row.devices not in (1, jax.device_count()):
-        return measure_apart(row, sizes, rounds)
-    try:
-        ours, theirs = row.sides(sizes)
-    except ImportError as error:
-        return Result(row.name, [], [], f"{error}: pip install -e '.[bench]'")
-    result = Result(row.name, [], [])
-    ours(), theirs()
-    for i in range(rounds):
-        turns = [(ours, result.ours), (theirs, result.theirs)]
-        for side, seconds in turns if i % 2 == 0 else reversed(turns):
-            seconds.append(side())
-    return result
-
-
-def measure_apart(row: Row, sizes: Sizes, rounds: int) -> Result:
-    """The row in a process that has as many simulated devices as it wants."""
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={row.devices}"
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory, "results.json")
-        command = [sys.executable, __file__, "--rows", row.name, "--rounds", str(rounds), "--json", str(path)]
-        command += ["--quick"] if sizes is QUICK else []
-        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-        (found,) = json.loads(path.read_text())["rows"]
-    return Result(row.name, found["ours"], found["theirs"], found["missing"])
-
-
-def machine() -> str:
-    """Processor, cores and versions."""
-    model = platform.processor() or platform.machine()
-    with contextlib.suppress(OSError):
-        names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-        model = names[0].partition(":")[2].strip() if names else model
-    packages = []
-    for name in ("jax", "jaxlib", "flax", "optax", "numpy", "keras"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            packages.append(f"{name} {importlib.metadata.version(name)}")
-    python = f"Python {platform.python_version()}"
-    return ", ".join([f"{model}, {os.cpu_count()} cores", jax.default_backend(), python, *packages])
-
-
-def line(row: Row, result: Result) -> str:
-    """A row as Markdown."""
-    limit = f"<= {row.at_most:g}" if row.at_most else f">= {row.at_least:g}"
-    if result.missing:
-        return f"| {row.what} | {row.against} | | | | | {limit} | not measured: {result.missing} |"
-    ours, theirs = (f"{duration(statistics.median(s))}" for s in (result.ours, result.theirs))
-    every = ratios(row, result)
-    spread = f"{min(every):.2f} .. {max(every):.2f}"
-    verdict = "yes" if met(row, result) else "NO"
-    return (
-        f"| {row.what} | {row.against} | {ours} / {row.unit} | {theirs} / {row.unit} | "
-        f"**{statistics.median(every):.2f}** | {spread} | {limit} | {verdict} |"
-    )
-
-
-HEADER = (
-    "| kdist | against | kdist takes | the other takes | ratio | lowest .. highest | limit | met |\n"
-    "|---|---|---|---|---|---|---|---|"
-)
-
-
-def duration(seconds: float) -> str:
-    """Seconds, in the unit that suits them."""
-    for scale, name in ((1.0, "s"), (1e-3, "ms")):
-        if seconds >= scale:
-            return f"{seconds / scale:.3g} {name}"
-    return f"{seconds / 1e-6:.3g} us"
-
-
-def chosen(prefixes: list[str] | None) -> Iterator[Row]:
-    """The rows whose names start with one of these; all of them for None."""
-    for row in ROWS:
-        if prefixes is None or row.name.startswith(tuple(prefixes)):
-            yield row
-
-
-def main() -> None:
-    """Measures and prints."""
-    names = ", ".join(row.name for row in ROWS)
-    parser = argparse.ArgumentParser(
-        description=__doc__, epilog=f"rows: {names}", formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--rows", nargs="+", metavar="NAME", help="only rows whose names start so")
-    parser.add_argument("--rounds", type=int, help=f"how often each side is measured; {FULL.rounds} by default")
-    parser.add_argument("--quick", action="store_true", help="small sizes and one round: does it run?")
-    parser.add_argument("--json", type=Path, metavar="PATH", help="write every measurement here")
-    options = parser.parse_args()
-    sizes = QUICK if options.quick else FULL
-    rows = list(chosen(options.rows))
-    if not rows:
-        parser.error(f"--rows: no row starts with {options.rows}. There are: {names}")
-    rounds = sizes.rounds if options.rounds is None else options.rounds
-    if rounds < 1:
-        parser.error(f"--rounds must be 1 or more. Received: {rounds}")
-
-    print(f"{machine()}\n\n{HEADER}", flush=True)
-    results = []
-    for row in rows:
-        results.append(measure(row, sizes, rounds))
-        print(line(row, results[-1]), flush=True)
-    if options.json:
-        found = {"machine": machine(), "rows": [dataclasses.asdict(result) for result in results]}
-        options.json.write_text(json.dumps(found, indent=1))
-
-
 if __name__ == "__main__":
-    main()
+    measure.main(__doc__, ROWS, FULL, QUICK)

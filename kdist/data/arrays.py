@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from kdist.data.buffers import take
 from kdist.data.files import forget
 from kdist.data.order import EpochOrder
 from kdist.errors import ConfigError, DataError
@@ -53,7 +54,7 @@ class ArrayLoader:
 
     def read(self, rows: np.ndarray | slice) -> Batch:
         """Those rows, gathered all at once."""
-        batch = jax.tree.map(lambda a: a[rows] if isinstance(rows, slice) else np.take(a, rows, axis=0), self.arrays)
+        batch = jax.tree.map(lambda a: a[rows] if isinstance(rows, slice) else take(a, rows), self.arrays)
         if not isinstance(rows, slice):
             jax.tree.map(forget, self.arrays)
         return batch

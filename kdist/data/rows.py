@@ -26,6 +26,7 @@ import numpy as np
 
 from kdist.data.arrays import DEFAULT_BATCH_SIZE, check_batch_size
 from kdist.data.batches import unpack
+from kdist.data.buffers import take
 from kdist.data.files import open_rows
 from kdist.data.order import EpochOrder
 from kdist.data.sources import is_map_dataset
@@ -174,7 +175,7 @@ class RowLoader:
             rows = np.arange(self.num_rows)[rows]
         wanted, where = np.unique(rows, return_inverse=True)  # sorted: sources like to be read forwards
         batch = self._change(self._read(self._numbers(wanted)))
-        return jax.tree.map(lambda a: np.take(a, where.reshape(rows.shape), axis=0), batch)
+        return jax.tree.map(lambda a: take(a, where.reshape(rows.shape)), batch)
 
     def example(self) -> Batch:
         """The first rows, as many as a step has."""

@@ -18,6 +18,7 @@ import jax
 import numpy as np
 
 from kdist.data.batches import BatchLoader, rows_of
+from kdist.data.buffers import empty
 from kdist.data.feed import CHUNK_BYTES, GATHER_SECONDS, Chunk, ChunkFeeder, Feed, place_part, place_whole
 from kdist.distribution import DataParallel, agree_on_least, agree_on_most, check_agreement
 from kdist.errors import DataError
@@ -214,11 +215,12 @@ class StreamFeeder(ChunkFeeder):
             self._width = width = max(self._width, width)
 
         def stack(*leaves: np.ndarray) -> np.ndarray:
-            out = np.zeros((room, width, *leaves[0].shape[1:]), leaves[0].dtype)
+            out = empty((room, width, *leaves[0].shape[1:]), leaves[0].dtype)
             for i, leaf in enumerate(leaves):
                 out[i, : len(leaf)] = leaf
                 if len(leaf) < width:  # filled up with copies of its own rows
                     out[i, len(leaf) :] = np.resize(leaf, (width - len(leaf), *leaf.shape[1:]))
+            out[len(leaves) :] = 0
             return out
 
         chunk = jax.tree.map(stack, *gathered.batches)
