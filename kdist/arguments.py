@@ -26,6 +26,7 @@ from kdist.data import (
 )
 from kdist.data.arrays import as_arrays, check_batch_size, check_lengths
 from kdist.data.batches import holds_batches
+from kdist.data.order import check_shuffle
 from kdist.data.rows import RowLoader, has_rows
 from kdist.errors import ConfigError, DataError, said_of
 from kdist.typing import Batch, PyTree
@@ -47,10 +48,11 @@ def as_loader(
     """The loader of what was passed as data.
 
     Args:
-        x: Arrays, batches from anywhere (see `kdist.data.from_batches`), or a loader.
+        x: Arrays, rows by number (see `kdist.data.from_source`), batches from anywhere (see `kdist.data.from_batches`),
+            or a loader.
         y: Targets, with arrays only.
         sample_weight: Weights, with arrays only.
-        batch_size: Rows of a step, with arrays only; 32 by default, or what makes `steps` of the rows.
+        batch_size: Rows of a step, with arrays and rows only; 32 by default, or what makes `steps` of the arrays.
         steps: The most steps of an epoch.
         class_weight: What the loss of each class counts.
         shuffle: See `kdist.data.from_arrays`.
@@ -126,8 +128,7 @@ def training_and_validation(
     for name, size in (("batch_size", batch_size), ("validation_batch_size", validation_batch_size)):
         if size is not None:
             check_batch_size(size, name)
-    if not (isinstance(shuffle, (bool, np.bool_)) or shuffle == "batch"):
-        raise ConfigError(f"shuffle must be True, False or 'batch'. Received: {shuffle!r}.")
+    check_shuffle(shuffle)
     fraction = _check_fraction(validation_split)
     common: dict[str, Any] = {"seed": seed, "cache": cache, "check_finite": check_finite}
     steps = check_steps("steps_per_epoch", steps_per_epoch)

@@ -170,13 +170,12 @@ class Execution:
                 ``keep(None, shapes, room)`` makes the empty results.
             jit_arguments: For `jax.jit`.
         """
-        mesh = self._distribution
         # Jitted inside the program too: its trace for shapes is then the trace of the loop's body.
         step = step if self._eagerly else jax.jit(step)
 
         def single(state: TrainState, feed: Feed, i: jax.Array) -> tuple[TrainState | None, PyTree]:
             self.traces[kind] += 1
-            return step(state, feed.batch(i, mesh))
+            return step(state, feed.batch(i, self._distribution))
 
         def eager(state: TrainState, feed: Feed, i: jax.Array) -> tuple[TrainState | None, PyTree]:
             # On split rows each operation would be a program with collectives, and many of those under way starve.
@@ -190,10 +189,10 @@ class Execution:
 
             def body(i: jax.Array, carry: tuple[TrainState | None, PyTree]) -> tuple[TrainState | None, PyTree]:
                 now, results = carry
-                after, result = step(state if now is None else now, feed.batch(start + i, mesh))
+                after, result = step(state if now is None else now, feed.batch(start + i, self._distribution))
                 return after, keep(results, result, i)
 
-            after, shapes = jax.eval_shape(lambda: step(state, feed.batch(start, mesh)))
+            after, shapes = jax.eval_shape(lambda: step(state, feed.batch(start, self._distribution)))
             first = None if after is None else state
             return jax.lax.fori_loop(0, steps, body, (first, keep(None, shapes, room)))
 

@@ -91,13 +91,13 @@ class TrainPass(Pass):
         run: As in `Pass`.
         binding: As in `Pass`.
         state: As in `Pass`.
-        stalls: Told of each execution.
+        stalls: Told of each execution, if it is given.
     """
 
     kind = "train"
     stop_flag = "stop_training"
 
-    def __init__(self, run: Run, binding: Binding, state: TrainState, stalls: Stalls) -> None:
+    def __init__(self, run: Run, binding: Binding, state: TrainState, stalls: Stalls | None = None) -> None:
         super().__init__(run, binding, state)
         self._stalls = stalls
 
@@ -109,7 +109,8 @@ class TrainPass(Pass):
             for state, sums in self.binding.execution.train(self._run.state, chunk.feed, start, steps):
                 self._run.state = state
                 parts.append(sums)
-        self._stalls.dispatched(parts[-1])
+        if self._stalls is not None:
+            self._stalls.dispatched(parts[-1])
         return parts
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -40,6 +41,8 @@ from kdist.state import TrainState
 from kdist.step import Step
 from kdist.typing import Batch, Logs, PyTree, Sums
 
+log = logging.getLogger(__name__)
+
 RUNS_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """How initialisers are compiled on CPU: drawing weights takes a millisecond, optimising that a second."""
 
@@ -71,7 +74,6 @@ class Trainer:
         stop_evaluating: Alike.
         stop_predicting: Alike.
         last_results: Losses and metrics of the last pass, by log name.
-        data_fingerprint: What decides which rows the last `fit` sees when; see `kdist.data.fingerprint`.
 
     Raises:
         ConfigError: An argument is wrong.
@@ -130,7 +132,7 @@ class Trainer:
         self._start: tuple[int, int] | None = None
         self._stalls: Stalls | None = None
         self.last_results: Logs = {}
-        self.data_fingerprint: dict[str, Any] = {}
+        self._fitted: AnyLoader | None = None
         if self.optimizer is not None:
             self.optimizer.attach(self)
 
@@ -217,6 +219,11 @@ class Trainer:
         """How many programs were compiled so far, by "train", "test" and "predict"."""
         counts = [binding.execution.traces for binding in self._bindings.values()]
         return {kind: sum(c[kind] for c in counts) for kind in ("train", "test", "predict")}
+
+    @property
+    def data_fingerprint(self) -> dict[str, Any]:
+        """What decides which rows the `fit` under way sees when; see `kdist.data.fingerprint`. Empty between fits."""
+        return {} if self._fitted is None else fingerprint(self._fitted, described(example_batch(self._fitted)))
 
     @property
     def input_bound(self) -> float:
@@ -315,7 +322,9 @@ class Trainer:
             )
             stack.callback(self._write_back)
 
-            self.data_fingerprint = fingerprint(loader, described(example_batch(loader)))
+            log.info("data: %s", feeder)
+            self._fitted = loader
+            stack.callback(setattr, self, "_fitted", None)
             self._stalls = stalls = stack.enter_context(Stalls())
             callbacks.on_train_begin({})
             logs: Logs = {}
@@ -369,7 +378,7 @@ class Trainer:
         binding = self._bind_for_training(state, loader)
         with self._feeder(state, loader, binding, training=True) as feeder:
             check_agreement(**self._vital(CallbackList()))
-            train = TrainPass(self, binding, state, Stalls())
+            train = TrainPass(self, binding, state)
             self._run(train, itertools.islice(feeder.chunks(0), 1), CallbackList())
             self._write_back()
             return self.state, train.results()
@@ -482,6 +491,8 @@ class Trainer:
     def _example(loader: AnyLoader, name: str = "the data") -> Batch:
         """A batch of the loader, once all processes have data that are alike."""
         batch = example_batch(loader)
+        if jax.process_count() == 1:
+            return batch
         alike: dict[str, int | str] = {
             f"the number of rows of {name}": 0 if isinstance(loader, BatchLoader) else loader.num_rows,
             f"batch_size of {name}": loader.batch_size,

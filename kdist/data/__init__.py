@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import jax
 import numpy as np
 
 from kdist.data.arrays import DEFAULT_BATCH_SIZE, ArrayLoader, from_arrays
-from kdist.data.batches import BatchLoader, from_batches, unpack
+from kdist.data.batches import BatchLoader, described, from_batches, unpack
 from kdist.data.class_weight import ClassWeight
 from kdist.data.feed import Chunk, ChunkFeeder, Feed, Feeder
 from kdist.data.files import NpyRows, ParquetRows, decode_arrays, encode_arrays
@@ -63,18 +62,6 @@ def example_batch(loader: AnyLoader) -> Batch:
     if isinstance(loader, (BatchLoader, RowLoader)):
         return loader.example()
     return loader.read(np.arange(min(loader.batch_size, loader.num_rows)))
-
-
-def described(batch: Batch) -> str:
-    """Structure, shapes and types of a row of a batch.
-
-    Example:
-        >>> described(Batch(np.ones((4, 2)), np.zeros(4, np.int32)))
-        '{x: float64[2], y: int32[]}'
-    """
-    parts = {"x": batch.x, "y": batch.y, "sample_weight": batch.weight}
-    named = {name: part for name, part in parts.items() if part is not None}
-    return str(jax.tree.map(lambda a: f"{a.dtype.name}{list(a.shape[1:])}", named)).replace("'", "")
 
 
 def with_steps(loader: AnyLoader, steps: int) -> AnyLoader:

@@ -11,7 +11,7 @@ import numpy as np
 
 from kdist.data.buffers import take
 from kdist.data.files import forget
-from kdist.data.order import EpochOrder
+from kdist.data.order import EpochOrder, check_shuffle
 from kdist.errors import ConfigError, DataError
 from kdist.typing import Batch, PyTree
 
@@ -102,8 +102,7 @@ def from_arrays(
     check_batch_size(batch_size)
     if steps is not None:
         check_batch_size(steps, "steps")
-    if not (isinstance(shuffle, (bool, np.bool_)) or shuffle == "batch"):
-        raise ConfigError(f"shuffle must be True, False or 'batch'. Received: {shuffle!r}.")
+    check_shuffle(shuffle)
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise ConfigError(f"seed must be an integer of 0 or more. Received: {seed!r}.")
     if cache not in (True, False, "auto"):

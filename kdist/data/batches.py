@@ -16,7 +16,7 @@ import numpy as np
 from kdist.data.arrays import as_arrays, as_float32, check_batch_size, check_lengths
 from kdist.data.sources import Anew, ByNumber, Mapped, Once, Source, is_map_dataset
 from kdist.errors import DataError
-from kdist.typing import Batch
+from kdist.typing import Batch, PyTree
 
 _NOTHING = object()
 
@@ -308,3 +308,25 @@ def unpack(item: Any) -> Batch:
 def rows_of(batch: Batch) -> int:
     """How many rows a batch has."""
     return np.shape(jax.tree.leaves(batch.x)[0])[0]
+
+
+def layout(tree: PyTree) -> str:
+    """Structure, shapes and types of arrays or numbers.
+
+    Example:
+        >>> layout((np.ones(2), 3.0))
+        '(float64[2], float64[])'
+    """
+    return str(jax.tree.map(lambda a: f"{np.asarray(a).dtype.name}{list(np.shape(a))}", tree)).replace("'", "")
+
+
+def described(batch: Batch) -> str:
+    """Structure, shapes and types of a row of a batch.
+
+    Example:
+        >>> described(Batch(np.ones((4, 2)), np.zeros(4, np.int32)))
+        '{x: float64[2], y: int32[]}'
+    """
+    parts = {"x": batch.x, "y": batch.y, "sample_weight": batch.weight}
+    named = {name: part for name, part in parts.items() if part is not None}
+    return layout(jax.tree.map(lambda a: a[0], named))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import NamedTuple, Self
@@ -26,8 +25,6 @@ from kdist.data.loader import Loader
 from kdist.distribution import BATCH_AXES, DataParallel, agree_on_least
 from kdist.errors import DataError
 from kdist.typing import Batch
-
-log = logging.getLogger(__name__)
 
 RESIDENT_BYTES = 256 << 20
 """Data up to this size are kept on the devices, each of which holds all of them."""
@@ -198,13 +195,6 @@ class Feeder(ChunkFeeder):
         self.padded = sum(span.width * (span.last - span.first) for span in spans) != loader.num_rows
         first = self._plan(min(loader.num_rows, loader.num_steps * self._size))[0]
         self._room, self._width = first.room, first.width * self._parts
-        streamed = f"streamed, {self._room} steps of {self._width} rows at a time"
-        log.info(
-            "data: %d rows, %.1f MB, %s",
-            loader.num_rows,
-            loader.nbytes / 1e6,
-            "kept on each device" if self.resident else streamed,
-        )
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="kdist-feed")
         self._ahead: dict[tuple[int, int, int], Future[Chunk]] = {}
         self._rows: Batch | None = None
@@ -239,6 +229,11 @@ class Feeder(ChunkFeeder):
         self._worker.shutdown(cancel_futures=True)
         self._ahead.clear()
         getattr(self.loader, "close", lambda: None)()
+
+    def __str__(self) -> str:
+        streamed = f"streamed, {self._room} steps of {self._width} rows at a time"
+        how = "kept on each device" if self.resident else streamed
+        return f"{self.loader.num_rows} rows, {self.loader.nbytes / 1e6:.1f} MB, {how}"
 
     def _plan(self, rows: int, start: int = 0, room: int | None = None) -> list[_Span]:
         """The chunks of so many rows, whose steps are counted from `start`.

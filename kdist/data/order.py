@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
+
+from kdist.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,3 +71,13 @@ class EpochOrder:
         whole = self.num_rows // self.batch_size * self.batch_size  # a last, shorter batch stays where it is
         batches = rng.permutation(rows[:whole].reshape(-1, self.batch_size))
         return np.concatenate([batches.ravel(), rows[whole : self.num_rows]])
+
+
+def check_shuffle(shuffle: Any) -> None:
+    """Refuses what is no way to shuffle.
+
+    Raises:
+        ConfigError: It is not True, False or "batch".
+    """
+    if not (isinstance(shuffle, (bool, np.bool_)) or shuffle == "batch"):
+        raise ConfigError(f"shuffle must be True, False or 'batch'. Received: {shuffle!r}.")

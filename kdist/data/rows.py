@@ -1,17 +1,10 @@
-"""Rows by number from anything that has them, through grain: read, transformed and put together into batches.
-
-Row r of pass e has the number ``e * n + r`` in a source of n rows, which is also what grain draws the random numbers
-of a random transform from.  So a row's transform depends on the seed, the row and the pass alone, not on who reads it,
-when or with how many workers.
-"""
+"""Rows by number from anything that has them, as a loader: in the order of an epoch, read by workers."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
 import dataclasses
-import functools
-import inspect
 import logging
 import sys
 import threading
@@ -25,83 +18,21 @@ import jax
 import numpy as np
 
 from kdist.data.arrays import DEFAULT_BATCH_SIZE, check_batch_size
-from kdist.data.batches import unpack
+from kdist.data.batches import layout
 from kdist.data.buffers import take
 from kdist.data.files import open_rows
-from kdist.data.order import EpochOrder
+from kdist.data.order import EpochOrder, check_shuffle
+from kdist.data.reader import RowReader, as_transform, is_a, shown
 from kdist.data.sources import is_map_dataset
 from kdist.data.workers import Workers, check_workers, result_of
 from kdist.distribution import agree_on_least
 from kdist.errors import ConfigError, DataError
-from kdist.typing import Batch, PyTree
+from kdist.typing import Batch
 
 log = logging.getLogger(__name__)
 
 PIECES = 4
 """A read is cut into this many pieces a worker, so that a slow one does not hold up the others for long."""
-
-
-class RowReader:
-    """Reads rows of a source by number, and stacks them; what worker processes hold a copy of.
-
-    Args:
-        source: Has `__len__` and `__getitem__`; it may have ``gather(rows)`` too, which gives some rows stacked.
-        transforms: What is done to each row, in order.
-        seed: What random transforms draw from.
-        name: What to call the source in messages.
-    """
-
-    def __init__(self, source: Any, transforms: Sequence[Any], seed: int, name: str) -> None:
-        self.name = name
-        self.num_rows = len(source)
-        dataset = is_map_dataset(source)
-        self._gather: Callable[[np.ndarray], Any] | None = None if transforms else getattr(source, "gather", None)
-        self._wraps = not (transforms or dataset)  # grain takes numbers beyond the first pass itself
-        self._rows = _apply(source, transforms, seed) if transforms else source
-
-    def read(self, numbers: np.ndarray) -> Batch:
-        """Those rows, leaves ``[len(numbers), ...]``.
-
-        Raises:
-            DataError: A row cannot be read, or has another structure, shape or type than the first; it names the row.
-        """
-        if self._gather is not None:
-            return unpack(self._gather(numbers % self.num_rows))
-        rows = self._each(numbers)
-        try:
-            return unpack(_stack([tuple(row) if isinstance(row, list) else row for row in rows]))
-        except (ValueError, TypeError, KeyError) as error:
-            raise self._odd_row(numbers, rows, error) from error
-
-    def kept(self, numbers: np.ndarray) -> np.ndarray:
-        """Whether the filters keep each of those rows, bool ``[len(numbers)]``."""
-        return np.array([row is not None for row in self._each(numbers)], bool)
-
-    def _each(self, numbers: np.ndarray) -> list[Any]:
-        rows: list[Any] = []
-        try:
-            for number in (numbers % self.num_rows if self._wraps else numbers).tolist():
-                rows.append(self._rows[number])
-        except Exception as error:  # a source may raise anything
-            row = numbers[len(rows)] % self.num_rows
-            raise DataError(f"Row {row} of {self.name} could not be read: {type(error).__name__}: {error}") from error
-        return rows
-
-    def _odd_row(self, numbers: np.ndarray, rows: list[Any], error: Exception) -> DataError:
-        """What to say of rows that do not go together: the first that is unlike the first of all."""
-        known = _described(rows[0])
-        for number, row in zip(numbers.tolist(), rows, strict=True):
-            if row is None:
-                return DataError(
-                    f"Row {number % self.num_rows} of {self.name} is None. Leave rows out by a grain.transforms.Filter "
-                    "in `transforms`."
-                )
-            if _described(row) != known:
-                return DataError(
-                    f"All rows must be alike. Row {number % self.num_rows} of {self.name} is {_described(row)}, row "
-                    f"{numbers[0] % self.num_rows} is {known}."
-                )
-        return DataError(f"Rows of {self.name} cannot be put together: each is {known}. {error}")
 
 
 class RowLoader:
@@ -183,7 +114,7 @@ class RowLoader:
             rows = np.arange(min(self._epochs.batch_size, self.num_rows))
             began = time.perf_counter()
             read = self._reader.read(self._numbers(rows))  # here: workers take seconds to start, and would then stay
-            self._layout, self._example = _layout(read), self._change(read)
+            self._layout, self._example = _row_layout(read), self._change(read)
             self.seconds_a_row = (time.perf_counter() - began) / len(rows) / max(1, self.workers)
         return self._example
 
@@ -246,11 +177,11 @@ class RowLoader:
         Raises:
             DataError: They are not; it names the row.
         """
-        if _layout(batch) == self._layout:
+        if _row_layout(batch) == self._layout:
             return batch
         name, count = self._reader.name, self._reader.num_rows
-        layouts = ((number, _layout(self._reader.read(np.array([number])))) for number in numbers.tolist())
-        number, found = next((found for found in layouts if found[1] != self._layout), (numbers[0], _layout(batch)))
+        layouts = ((number, _row_layout(self._reader.read(np.array([number])))) for number in numbers.tolist())
+        number, found = next((found for found in layouts if found[1] != self._layout), (numbers[0], _row_layout(batch)))
         raise DataError(
             f"All rows must be alike. Row {number % count} of {name} is {found}, the first are {self._layout}."
         )
@@ -310,8 +241,7 @@ def from_source(
     if steps is not None:
         check_batch_size(steps, "steps")
     check_workers(workers)
-    if not (isinstance(shuffle, (bool, np.bool_)) or shuffle == "batch"):
-        raise ConfigError(f"shuffle must be True, False or 'batch'. Received: {shuffle!r}.")
+    check_shuffle(shuffle)
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 2**32:
         raise ConfigError(f"seed must be an integer from 0 to 2**32 - 1. Received: {seed!r}.")
     if isinstance(source, (str, Path)):
@@ -323,7 +253,7 @@ def from_source(
         )
     if not isinstance(transforms, Sequence):
         raise ConfigError(f"transforms must be a list. Received: {transforms!r}.")
-    transforms = [_as_transform(transform) for transform in transforms]
+    transforms = [as_transform(transform) for transform in transforms]
     name = f"the {type(source).__name__}"
     if not len(source):
         raise DataError(f"The data are empty: {name} has no rows.")
@@ -331,7 +261,7 @@ def from_source(
         raise DataError(
             f"The data are endless: {name} has {sys.maxsize} rows. Epochs repeat it: leave out `.repeat()`."
         )
-    drawn = any(_is("RandomMap", t) for t in transforms) or is_map_dataset(source)
+    drawn = any(is_a("RandomMap", t) for t in transforms) or is_map_dataset(source)
     if cache and per_process:
         raise ConfigError("cache=True keeps all rows on every device, and with per_process=True no process has all.")
     if cache and drawn:
@@ -358,7 +288,7 @@ def from_source(
             "kept": num_rows,
             "seed": int(seed),
             "shuffle": shuffle if isinstance(shuffle, str) else bool(shuffle),
-            "transforms": [_said(transform) for transform in transforms],
+            "transforms": [shown(transform) for transform in transforms],
         },
         **how,
     )
@@ -391,63 +321,6 @@ def has_rows(source: Any) -> bool:
     return numbered and not isinstance(source, (dict, str, bytes, type))
 
 
-# Transforms ------------------------------------------------------------------------------------------
-
-
-def _is(kind: str, transform: Any) -> bool:
-    import grain
-
-    return isinstance(transform, getattr(grain.transforms, kind))
-
-
-def _as_transform(transform: Any) -> Any:
-    """A transform of grain's, or a function of a row.
-
-    Raises:
-        ConfigError: It is neither.
-    """
-    if _is("Batch", transform):
-        raise ConfigError("batch_size says how rows become batches: leave grain.transforms.Batch out of `transforms`.")
-    if any(_is(kind, transform) for kind in ("Map", "MapWithIndex", "RandomMap", "Filter")):
-        return transform
-    if not callable(transform) or isinstance(transform, type):
-        raise ConfigError(
-            "Each of `transforms` must be a function of a row, or a Map, MapWithIndex, RandomMap or Filter of "
-            f"grain.transforms. Received: {transform!r}."
-        )
-    try:
-        with contextlib.suppress(ValueError):  # not every callable has a signature
-            inspect.signature(transform).bind(None)
-    except TypeError as error:
-        raise ConfigError(
-            f"A function among `transforms` takes one row. Received: {_said(transform)}. One that draws random numbers "
-            "is a grain.transforms.RandomMap with a method random_map(element, rng)."
-        ) from error
-    return transform
-
-
-def _apply(source: Any, transforms: Sequence[Any], seed: int) -> Any:
-    """The source's rows, transformed, as a grain.MapDataset."""
-    import grain
-
-    rows = source if is_map_dataset(source) else grain.MapDataset.source(source)
-    rows = rows.seed(seed)
-    for transform in transforms:
-        if _is("Filter", transform):
-            rows = rows.filter(transform)
-        elif _is("RandomMap", transform):
-            rows = rows.random_map(transform)
-        elif _is("MapWithIndex", transform):
-            rows = rows.map_with_index(functools.partial(_map_row, transform, len(source)))
-        else:
-            rows = rows.map(transform)
-    return rows
-
-
-def _map_row(transform: Any, num_rows: int, number: int, row: Any) -> Any:
-    return transform.map_with_index(number % num_rows, row)
-
-
 def _kept(source: Any, transforms: Sequence[Any], seed: int, name: str, **how: Any) -> np.ndarray | None:
     """The rows that filters keep; None if there are no filters.
 
@@ -455,11 +328,11 @@ def _kept(source: Any, transforms: Sequence[Any], seed: int, name: str, **how: A
         ConfigError: A filter comes after a random transform, and would keep other rows each epoch.
         DataError: No row is kept.
     """
-    filters = [i for i, transform in enumerate(transforms) if _is("Filter", transform)]
+    filters = [i for i, transform in enumerate(transforms) if is_a("Filter", transform)]
     if not filters:
         return None
     before = transforms[: filters[-1] + 1]
-    if any(_is("RandomMap", transform) for transform in before):
+    if any(is_a("RandomMap", transform) for transform in before):
         raise ConfigError(
             "A Filter after a RandomMap would keep other rows each epoch, so that nobody knew how many steps there "
             "are. Filter first."
@@ -479,44 +352,7 @@ def _kept(source: Any, transforms: Sequence[Any], seed: int, name: str, **how: A
     return numbers[keep]
 
 
-def _said(transform: Any) -> str:
-    """A transform in messages and fingerprints: with its fields, if it is a dataclass."""
-    if dataclasses.is_dataclass(transform):
-        return repr(transform)
-    return getattr(transform, "__qualname__", type(transform).__qualname__)
-
-
-# Stacking --------------------------------------------------------------------------------------------
-
-
-def _stack(rows: list[Any]) -> PyTree:
-    """Rows of one structure as that structure of stacked arrays."""
-    first = rows[0]
-    if isinstance(first, dict):
-        if any(not isinstance(row, dict) or row.keys() != first.keys() for row in rows):
-            raise ValueError("their names differ")
-        return {name: _stack([row[name] for row in rows]) for name in first}
-    if isinstance(first, (tuple, list)) and not _is_numbers(first):
-        return type(first)(_stack(list(column)) for column in zip(*rows, strict=True))
-    if isinstance(first, (bool, int, float, np.generic)) and all(type(row) is type(first) for row in rows):
-        return np.asarray(rows)
-    arrays = [np.asarray(row) for row in rows]
-    dtype = arrays[0].dtype
-    if any(a.dtype != dtype for a in arrays) and dtype.kind not in "SU":  # texts are refused whatever their lengths
-        raise ValueError("their types differ")
-    return np.stack(arrays)
-
-
-def _is_numbers(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and isinstance(value[0], (bool, int, float, list))
-
-
-def _described(row: Any) -> str:
-    """Structure, shapes and types of a row."""
-    return str(jax.tree.map(lambda a: f"{np.asarray(a).dtype.name}{list(np.shape(a))}", row)).replace("'", "")
-
-
-def _layout(batch: Batch) -> str:
+def _row_layout(batch: Batch) -> str:
     """Structure, shapes and types of the rows of a batch."""
     parts = [part for part in (batch.x, batch.y, batch.weight) if part is not None]
-    return _described(tuple(jax.tree.map(lambda a: a[0], part) for part in parts))
+    return layout(tuple(jax.tree.map(lambda a: a[0], part) for part in parts))

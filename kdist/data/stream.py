@@ -105,6 +105,9 @@ class StreamFeeder(ChunkFeeder):
         if self._worker is not None:
             self._worker.shutdown(cancel_futures=True)
 
+    def __str__(self) -> str:
+        return f"{self.loader.source}, streamed, up to {self._room} steps of {self.width} rows at a time"
+
     # Gathering ----------------------------------------------------------------------------------
 
     def _plan(self, example: Batch, steps_per_execution: int | None) -> tuple[int, int]:
