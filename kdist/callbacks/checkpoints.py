@@ -148,7 +148,8 @@ class ModelCheckpoint(MonitorCallback):
 class OrbaxCheckpoint(ModelCheckpoint):
     """A ModelCheckpoint into ``directory/<number>``, of which only the newest are kept.
 
-    The number is the epoch, from 0, or with an integer `save_freq` the batches so far.
+    The number is the epoch, from 0, or with an integer `save_freq` the batches so far.  Newest is what was written
+    last, so that the checkpoints of an earlier run, whatever their numbers, go first.
 
     Args:
         directory: Where to.
@@ -192,6 +193,7 @@ class OrbaxCheckpoint(ModelCheckpoint):
         self.directory = self.filepath
         self.max_to_keep = max_to_keep
         self.save_on_background = save_on_background
+        self._written: list[int] = []
 
     def path(self, epoch: int, batch: int | None, logs: Logs) -> str:
         """See `ModelCheckpoint.path`."""
@@ -203,5 +205,7 @@ class OrbaxCheckpoint(ModelCheckpoint):
 
     def _save(self, path: str, position: tuple[int, int]) -> None:
         super()._save(path, position)
+        number = int(os.path.basename(path))
+        self._written = [*(n for n in self._written if n != number), number]
         if self.max_to_keep is not None:
-            checkpoint.series.keep_newest(self.directory, self.max_to_keep)
+            checkpoint.series.keep_newest(self.directory, self.max_to_keep, self._written)

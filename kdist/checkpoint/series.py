@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from kdist.distribution import agree, is_main_process
@@ -33,10 +34,18 @@ def remove(directory: str | os.PathLike[str], number: int) -> None:
         shutil.rmtree(Path(directory, str(number)), ignore_errors=True)
 
 
-def keep_newest(directory: str | os.PathLike[str], count: int) -> None:
-    """Removes all but the newest, on process 0."""
+def keep_newest(directory: str | os.PathLike[str], count: int, written: Sequence[int] = ()) -> None:
+    """Removes all but the newest, on process 0.
+
+    Args:
+        directory: Where the series is.
+        count: How many are kept.
+        written: Numbers that are newer than all others, whatever they are, in the order in which they were written.
+    """
     if is_main_process():
-        for number in numbers(directory)[:-count]:
+        found = numbers(directory)
+        by_age = [n for n in found if n not in written] + [n for n in written if n in found]
+        for number in by_age[:-count]:
             remove(directory, number)
 
 

@@ -216,6 +216,20 @@ def test_orbax_checkpoint(model, data, tmp_path, arguments, numbers):
         load_state(tmp_path / number, model.state)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "numbers"),
+    [({}, ["0"]), ({"max_to_keep": 3}, ["0", "3", "4"]), ({"save_freq": 2}, ["2"])],
+    ids=["epochs", "three", "batches"],
+)
+def test_a_shorter_run_into_the_same_directory_keeps_its_own(model, data, tmp_path, arguments, numbers):
+    """What was written last is the newest, and not what a longer run left there under a greater number."""
+    model.fit(*data, batch_size=5, epochs=5, verbose=0, callbacks=OrbaxCheckpoint(tmp_path, **arguments))
+    model.fit(*data, batch_size=5, epochs=1, verbose=0, callbacks=OrbaxCheckpoint(tmp_path, **arguments))
+    assert sorted(p.name for p in tmp_path.iterdir()) == numbers
+    kept, _ = load_state(tmp_path / numbers[0], model.state)
+    jax.tree.map(np.testing.assert_array_equal, kept.params, model.state.params)
+
+
 def test_orbax_checkpoint_saves_nothing_where_the_log_is_missing(model, data, tmp_path):
     with pytest.warns(UserWarning, match="not available"):
         model.fit(*data, verbose=0, callbacks=OrbaxCheckpoint(tmp_path / "series", save_best_only=True))

@@ -43,3 +43,9 @@ def test_clear(directory):
     series.clear(directory)
     assert not directory.exists()
     series.clear(directory)
+
+
+@pytest.mark.parametrize(("written", "kept"), [((2,), [2, 10]), ((10, 2), [2, 10]), ((9, 2, 7), [2, 9])])
+def test_what_was_written_last_is_newest(directory, written, kept):
+    series.keep_newest(directory, 2, written)
+    assert series.numbers(directory) == kept
