@@ -137,7 +137,7 @@ def misfit_as_data_error(x: PyTree) -> Iterator[None]:
     """Says of an error that a module raises for inputs what the inputs were.
 
     Raises:
-        DataError: The module raised an error of Flax's, a TypeError or a ValueError.
+        DataError: The module raised an error of Flax's, a TypeError, a ValueError or an IndexError.
     """
     from flax.errors import FlaxError
 
@@ -145,7 +145,7 @@ def misfit_as_data_error(x: PyTree) -> Iterator[None]:
         yield
     except KDistError:
         raise
-    except (FlaxError, TypeError, ValueError, DeprecationWarning) as error:
+    except (FlaxError, TypeError, ValueError, IndexError, DeprecationWarning) as error:
         found = jax.tree.map(lambda a: f"{a.dtype}{list(a.shape)}", x)
         raise DataError(
             f"The model cannot be applied to inputs x of {found}: {error} Check the shape of x against the model's "

@@ -244,4 +244,4 @@ def _inputs(item: Any) -> Batch:
             f"A generator must yield x, (x, y) or (x, y, sample_weight). It yielded a {type(item).__name__} of "
             f"{len(item)}."
         )
-    return unpack(item[0] if isinstance(item, (tuple, list)) else item)
+    return unpack((item[0],) if isinstance(item, (tuple, list)) else item)  # a tuple: several inputs are all of x

@@ -553,8 +553,8 @@ class Model(ModelVariables, GeneratorMethods):
         """
         layers = self._named_layers()
         if index is not None:
-            if not -len(layers) <= index < len(layers):
-                raise ConfigError(f"There is no layer {index}: the model has {len(layers)} layers.")
+            if not isinstance(index, (int, np.integer)) or not -len(layers) <= index < len(layers):
+                raise ConfigError(f"There is no layer {index!r}: the model has {len(layers)} layers.")
             return list(layers.values())[index]
         if name is None:
             raise ConfigError("Provide either a layer name or layer index.")

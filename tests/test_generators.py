@@ -306,3 +306,32 @@ def test_class_weights_of_a_generator(model, start):
     pieces = ((X[i : i + SIZE], labels[i : i + SIZE]) for i in range(0, ROWS, SIZE))
     old(model, "fit_generator", pieces, BATCHES, 1, 0, class_weight=weights)
     np.testing.assert_allclose(model.get_weights()[0], expected[0], rtol=2e-5, atol=2e-6)
+
+
+class Difference(nn.Module):
+    """A model of one or two inputs."""
+
+    @nn.compact
+    def __call__(self, a, b=None):
+        return nn.Dense(1)(a if b is None else a - 2 * b)
+
+
+@pytest.mark.filterwarnings("ignore:predict_generator is deprecated")
+@pytest.mark.parametrize("rest", [(Y,), (Y, np.ones(ROWS, np.float32))], ids=["y", "y, weight"])
+@pytest.mark.parametrize("structure", [list, tuple])
+def test_predict_generator_takes_all_inputs(structure, rest):
+    model = kdist.Model(Difference())
+    inputs = structure([X, X + 5])
+    expected = model.predict(inputs if structure is list else list(inputs), verbose=0)
+    found = model.predict_generator(iter([(inputs, *rest)]), steps=1)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_workers_of_a_generator_are_checked():
+    with pytest.raises(ConfigError, match="workers must be an integer of 0 or more. Received: -1"):
+        kdist.data.from_batches(iter([X]), workers=-1)
+
+
+def test_inputs_by_a_name_that_the_module_lacks_are_refused(model):
+    with pytest.raises(DataError, match="cannot be applied to inputs x of"):
+        model.fit({"a": X}, Y, verbose=0)

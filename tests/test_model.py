@@ -726,6 +726,7 @@ def test_layers_by_name_and_by_index(which):
         ({"name": "bodi"}, r"bodi.*\['body', 'head'\]"),
         ({"index": 2}, "2.*2 layers"),
         ({"index": -3}, "-3.*2 layers"),
+        ({"index": "a"}, "'a'.*2 layers"),
     ]:
         with pytest.raises(ConfigError, match=words):
             model.get_layer(**arguments)

@@ -15,6 +15,7 @@ import numpy as np
 
 from kdist.data.arrays import as_arrays, as_float32, check_batch_size, check_lengths
 from kdist.data.sources import Anew, ByNumber, Mapped, Once, Source, is_map_dataset
+from kdist.data.workers import check_workers
 from kdist.errors import DataError
 from kdist.typing import Batch, PyTree
 
@@ -225,7 +226,10 @@ def as_source(
 
     Raises:
         DataError: It is none.
+        ConfigError: `workers` is no whole number of 0 or more.
     """
+    if workers is not None:
+        check_workers(workers)
     if isinstance(source, Iterator):
         made: Source = Once(source)
     elif is_map_dataset(source):
