@@ -101,7 +101,7 @@ def bind(
                 "Outputs must have the rows first."
             )
     objective = None
-    if batch.y is not None or (penalties and not plan.needs_targets):
+    if batch.y is not None or not plan.needs_targets:
         outputs = Outputs(out, adapter.output_names)
         objective = Objective(plan, outputs, batch.y, batch.weight, penalized=bool(penalties))
         if objective.across_rows and microbatches > 1:

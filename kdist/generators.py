@@ -47,7 +47,8 @@ class GeneratorMethods:
 
         Args:
             generator: A generator, or an object with batches by number (`__len__` and `__getitem__`).
-            steps_per_epoch: Steps of an epoch; by default as many as the object has, and needed with a generator.
+            steps_per_epoch: Steps of an epoch, neither more nor fewer: batches by number begin again where they end.
+                By default as many as the object has; needed with a generator.
             epochs: See `fit`.
             verbose: See `fit`.
             callbacks: See `fit`.
@@ -107,7 +108,7 @@ class GeneratorMethods:
 
         Args:
             generator: As in `fit_generator`.
-            steps: How many batches; needed with a generator.
+            steps: How many batches, alike; needed with a generator.
             max_queue_size: As in `fit_generator`.
             workers: As in `fit_generator`.
             use_multiprocessing: As in `fit_generator`.
@@ -146,7 +147,7 @@ class GeneratorMethods:
 
         Args:
             generator: As in `fit_generator`.
-            steps: How many batches; needed with a generator.
+            steps: How many batches, alike; needed with a generator.
             max_queue_size: As in `fit_generator`.
             workers: As in `fit_generator`.
             use_multiprocessing: As in `fit_generator`.
@@ -204,7 +205,7 @@ def _loader(
         shuffle = shuffle and steps is None
         held = ByNumber(generator, shuffle, workers=workers, max_queue_size=queue, use_multiprocessing=processes)
         held.most_ahead = queue
-        return BatchLoader(held, steps=steps, convert=convert)
+        return BatchLoader(held, steps=steps, convert=convert, repeat=steps is not None)
     if steps is None:
         raise DataError(
             f"{name} is needed with a generator, which may never end. Only an object with batches by number (__len__ "
@@ -218,7 +219,7 @@ def _loader(
             stacklevel=3,
         )
     source = as_source(generator, workers=workers, max_queue_size=queue)
-    return BatchLoader(source, steps=steps, convert=convert)
+    return BatchLoader(source, steps=steps, convert=convert, repeat=True)
 
 
 def _yields_batches(data: Any) -> bool:

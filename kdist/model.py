@@ -12,6 +12,7 @@ import numpy as np
 from kdist import arguments
 from kdist.binding import misfit_as_data_error
 from kdist.callbacks import CallbackList, History
+from kdist.caps import capped_epochs, capped_steps
 from kdist.data import AnyLoader, ClassWeight, example_batch
 from kdist.distribution import DataParallel
 from kdist.errors import ConfigError, NotCompiledError
@@ -291,7 +292,7 @@ class Model(ModelVariables, GeneratorMethods):
             The History: ``history.history["loss"]`` has a value an epoch.
 
         Raises:
-            NotCompiledError: `compile` was not called, or with no optimizer or no loss.
+            NotCompiledError: `compile` was not called, or with no optimizer.
             DataError: The data cannot be trained on as they are.
             ConfigError: An argument is out of its range.
 
@@ -308,7 +309,7 @@ class Model(ModelVariables, GeneratorMethods):
             [0, 1]
         """
         self._check_compiled()
-        epochs = arguments.check_count("epochs", epochs)
+        epochs = capped_epochs(arguments.check_count("epochs", epochs))
         initial_epoch = arguments.check_count("initial_epoch", initial_epoch)
         arguments.check_validation_freq(validation_freq)
         loader, validation = arguments.training_and_validation(
@@ -327,6 +328,8 @@ class Model(ModelVariables, GeneratorMethods):
             cache=cache,
             check_finite=check_finite,
         )
+        loader = capped_steps(loader)
+        validation = None if validation is None else capped_steps(validation)
         self._build_for(loader)
         self.history = None
         callback_list = self._callback_list(callbacks, verbose, epochs=epochs, add_history=True)
@@ -388,7 +391,7 @@ class Model(ModelVariables, GeneratorMethods):
             raise ConfigError(f"evaluate takes no argument {sorted(kwargs)[0]!r}. Received: {kwargs}.")
         self._check_compiled()
         steps = arguments.check_steps("steps", steps)
-        loader = arguments.as_loader(x, y, sample_weight, batch_size=batch_size, steps=steps)
+        loader = capped_steps(arguments.as_loader(x, y, sample_weight, batch_size=batch_size, steps=steps))
         self._build_for(loader)
         callback_list = self._callback_list(callbacks, verbose)
         logs = self._trainer.evaluate(self._state, loader, callbacks=callback_list)
@@ -424,7 +427,7 @@ class Model(ModelVariables, GeneratorMethods):
             (5, 3)
         """
         steps = arguments.check_steps("steps", steps)
-        loader = arguments.as_loader(x, batch_size=batch_size, steps=steps)
+        loader = capped_steps(arguments.as_loader(x, batch_size=batch_size, steps=steps))
         self._build_for(loader)
         callback_list = self._callback_list(callbacks, verbose)
         parts = list(self._trainer.predict(self._state, loader, callbacks=callback_list))
@@ -453,7 +456,7 @@ class Model(ModelVariables, GeneratorMethods):
             As `evaluate` does.
 
         Raises:
-            NotCompiledError: `compile` was not called, or with no optimizer or no loss.
+            NotCompiledError: `compile` was not called, or with no optimizer.
             DataError: The batch does not fit the model.
 
         Example:

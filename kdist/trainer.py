@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import logging
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -301,7 +302,7 @@ class Trainer:
             The trained state, and the logs.
 
         Raises:
-            NotCompiledError: There is no optimizer or no loss.
+            NotCompiledError: There is no optimizer.
             DataError: The data do not fit the model.
         """
         self.state = state
@@ -371,7 +372,7 @@ class Trainer:
             The state after the step, and the losses and metrics of the batch before it, in the canonical order.
 
         Raises:
-            NotCompiledError: There is no optimizer or no loss.
+            NotCompiledError: There is no optimizer.
             DataError: The data do not fit the model.
         """
         self.state = state
@@ -506,8 +507,12 @@ class Trainer:
         if self.optimizer is None:
             raise NotCompiledError("Training needs an optimizer. Received: optimizer=None.")
         binding = self._bind_loader(state, loader)
-        if not binding.objective.trainable:
-            raise NotCompiledError("Training needs a loss. Received: loss=None.")
+        if not binding.objective.trainable and type(self).train_step is Trainer.train_step:
+            warnings.warn(
+                "The model has no loss and its module no penalties: nothing is learnt, and the loss is 0. Give compile "
+                "a loss.",
+                stacklevel=2,
+            )
         return binding
 
     def _vital(self, callbacks: CallbackList) -> dict[str, int]:

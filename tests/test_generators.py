@@ -119,6 +119,25 @@ def test_exactly_what_is_evaluated_is_read(model, method):
         np.testing.assert_allclose(found, model.evaluate(X[: 3 * SIZE], Y[: 3 * SIZE], verbose=0), rtol=2e-5, atol=2e-6)
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_an_epoch_of_batches_by_number_has_exactly_its_steps(model, first):
+    source = Numbered()
+    old(model, "fit_generator", source, 4, 3, 0, initial_epoch=first)
+    expected = [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5][4 * first :]
+    # The first batch is looked at before it is known which epoch comes first.
+    assert source.read[-len(expected) :] == expected
+
+
+@pytest.mark.parametrize("method", ["evaluate_generator", "predict_generator"])
+def test_batches_by_number_begin_again_where_they_end(model, method):
+    source = Numbered()
+    found = old(model, method, source, BATCHES + 2)
+    assert source.read == [*range(BATCHES), 0, 1]
+    if method == "predict_generator":
+        twice = np.concatenate([X, X[: 2 * SIZE]])
+        np.testing.assert_allclose(found, model.predict(twice, verbose=0), rtol=2e-5, atol=2e-6)
+
+
 def test_exactly_what_is_validated_is_read(model):
     training, validation = Counted(), Counted()
     history = model.fit(

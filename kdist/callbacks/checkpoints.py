@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 
 from kdist import checkpoint
 from kdist.callbacks.batches import BatchCounter, check_frequency
@@ -83,8 +84,9 @@ class ModelCheckpoint(MonitorCallback):
             vars(self).update(on_train_batch_begin=self._counter.begin, on_train_batch_end=self._end_batch)
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Batches are counted from here."""
+        """Batches are counted from here; a path that cannot be filled in is found before the first epoch."""
         self._counter.restart()
+        self._try_path()
         if self.save_best_only:
             super().on_train_begin(logs)
 
@@ -119,6 +121,17 @@ class ModelCheckpoint(MonitorCallback):
             raise TemplateError(
                 f"The path {self.filepath!r} cannot be filled in: {error!r}. There are values for {', '.join(fields)}."
             ) from error
+
+    def _try_path(self) -> None:
+        """Fills in the path with what the model logs; other callbacks may log more, so that is not refused."""
+        names = [*self.model.metric_directions, "learning_rate"]
+        logs = dict.fromkeys([*names, *(f"val_{name}" for name in names)], 0.0)
+        try:
+            self.path(0, None if self._counter.every is None else 0, logs)
+        except TemplateError as error:
+            if not isinstance(error.__cause__, KeyError) or error.__cause__.args == ("batch",):
+                raise
+            warnings.warn(f"{error} Unless a callback logs it, nothing can be saved.", stacklevel=2)
 
     def _consider(self, path: str, logs: Logs, position: tuple[int, int]) -> None:
         """Saves, unless only the best is wanted and this is not; the position is the epoch and step to go on from."""

@@ -33,6 +33,7 @@ class BatchLoader:
         steps: The most steps of an epoch; None for a whole pass.
         per_process: Whether the batches of each process are its own part of the global ones.
         convert: Makes a checked Batch of what the source yields.
+        repeat: Whether passes follow each other within an epoch, so that it never has less than `steps`.
     """
 
     def __init__(
@@ -42,8 +43,10 @@ class BatchLoader:
         steps: int | None = None,
         per_process: bool = False,
         convert: Callable[[Any], Batch] | None = None,
+        repeat: bool = False,
     ) -> None:
         self.source = source
+        self.repeat = repeat
         self.steps = steps
         self.per_process = per_process
         self.convert = convert or unpack
@@ -116,6 +119,9 @@ class BatchLoader:
                     pass
             self._skip(start)
             return
+        if self.repeat:
+            self._start(*divmod(epoch * self.steps + start, self.source.length))
+            return
         number, part = divmod(epoch, -(-self.source.length // self.steps))
         self._start(number, part * self.steps + start)
 
@@ -143,7 +149,7 @@ class BatchLoader:
     def _step(self, step: int) -> Batch | None:
         """The batch of a step of an epoch; None at the end of the data."""
         batch = self._next()
-        if batch is None and step == 0 and self.source.restarts:  # the last epoch took all there was
+        if batch is None and (step == 0 or self.repeat) and self.source.restarts:  # all there was has been taken
             self._start(self._pass)
             batch = self._next()
         return batch

@@ -33,6 +33,8 @@ class Objective:
         weight: Sample weights, alike, or None.
         penalized: Whether the module adds penalties to the loss.
 
+    A model without losses minimises its penalties, and 0 where it has none.
+
     Raises:
         ConfigError: Losses, weights or metrics do not map to the outputs.
         DataError: Targets or weights do not fit them.
@@ -41,6 +43,7 @@ class Objective:
         log_names: Every name logged, in the canonical order: loss, losses by output, metrics by output.
         exact: Whether a loss or metric is one number a batch, so that batches cannot be padded.
         across_rows: Whether a loss needs the rows of all shards.
+        trainable: Whether there is anything to minimise: a loss of an output, or penalties of the module.
     """
 
     def __init__(
@@ -48,9 +51,10 @@ class Objective:
     ) -> None:
         self.outputs = outputs
         self._compared = compared(plan, outputs)
-        self._penalized = penalized
         targets = self._targets(y)
         self._losses = bind_losses(plan, outputs, targets)
+        self._penalized = penalized or not self._losses
+        self.trainable = penalized or bool(self._losses)
         self._metrics = bind_metrics(plan, outputs, targets)
         self._loss_names = name_losses(self._losses, outputs)
         self.log_names = ("loss", *self._loss_names, *(m.log_name for m in self._metrics))
@@ -68,11 +72,6 @@ class Objective:
             t.log_name for t in numbers if isinstance(t, MetricTerm) and isinstance(t.metric, MeanMetric)
         }
         self.across_rows = any(term.loss.across_rows for term in self._losses)
-
-    @property
-    def trainable(self) -> bool:
-        """Whether any output has a loss, or the module penalties."""
-        return bool(self._losses) or self._penalized
 
     @property
     def metrics(self) -> list[Metric]:
@@ -101,7 +100,7 @@ class Objective:
         sums = [t.loss.sums(true[t.output], pred[t.output], weights[t.output], valid, shards) for t in self._losses]
         if not self._penalized:
             return sums
-        rows = np.float32(pred[0].shape[0]) if valid is None else valid.sum()
+        rows = np.float32(jax.tree.leaves(y_pred)[0].shape[0]) if valid is None else valid.sum()
         total = sum((jnp.sum(penalty, dtype=jnp.float32) for penalty in penalties), jnp.float32(0))
         return [*sums, LossSum(total * rows, rows, True)]
 
@@ -129,7 +128,7 @@ class Objective:
         return out
 
     def _targets(self, y: PyTree) -> list[Any]:
-        return self.outputs.split(y, "y", among=self._compared)
+        return self.outputs.split(y if self._compared else None, "y", among=self._compared)
 
     def _split(self, y: PyTree, y_pred: PyTree, weight: PyTree) -> tuple[list[Any], list[Any], list[Any]]:
         return (

@@ -14,7 +14,6 @@ class Outputs:
 
     Attributes:
         names: A name for each, in their order.
-        shapes: The shape of each, rows first.
         by_key: Whether the model returns them as a dict.
 
     Args:
@@ -36,13 +35,22 @@ class Outputs:
             self.names = ours if names is None else tuple(names)
         if len(self.names) != len(ours):
             raise ConfigError(f"The module names {len(self.names)} outputs, {self.names}, but has {len(ours)}.")
-        predictions = self.split_predictions(example)
+        self._example = example
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of each, rows first.
+
+        Raises:
+            ConfigError: One is not an array.
+        """
+        predictions = self.split_predictions(self._example)
         if not all(hasattr(a, "shape") for a in predictions):
             raise ConfigError(
                 "The model's outputs are nested. For losses and metrics return an array, or one list, tuple or dict "
                 "of arrays."
             )
-        self.shapes = tuple(a.shape for a in predictions)
+        return tuple(a.shape for a in predictions)
 
     def split_predictions(self, y_pred: PyTree) -> list[Any]:
         """The model's outputs as a list in the order of `names`."""

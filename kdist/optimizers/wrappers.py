@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from kdist.errors import ConfigError
+from kdist.naming import snake_case
 from kdist.optimizers.arguments import COMMON_DEFAULTS, is_number, is_whole, refuse_unknown
 from kdist.optimizers.base import Optimizer, OptStateHolder
 from kdist.optimizers.loss_scale import with_dynamic_scale
@@ -100,7 +101,7 @@ class LossScaleOptimizer(Optimizer):
         inner_optimizer: The optimizer; its `loss_scale_factor` is set to None.
         initial_scale: The scale to start with.
         dynamic_growth_steps: How many finite batches double it.
-        name: The name; "lossscaleoptimizer" by default.
+        name: The name; "loss_scale_optimizer" by default.
         others: Options of other optimizers, accepted at their defaults only.
 
     Raises:
@@ -144,7 +145,7 @@ class LossScaleOptimizer(Optimizer):
         if isinstance(self.inner_optimizer, LossScaleOptimizer):
             raise ConfigError("The inner_optimizer of a LossScaleOptimizer cannot be one too.")
         self.inner_optimizer.loss_scale_factor = None
-        self.name = name or type(self).__name__.lower()
+        self.name = name or snake_case(type(self).__name__)
         self.initial_scale, self.dynamic_growth_steps = initial_scale, dynamic_growth_steps
         self.loss_scale_factor = None
         self.unscaled_tx = self.inner_optimizer.unscaled_tx

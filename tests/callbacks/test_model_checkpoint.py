@@ -93,6 +93,24 @@ def test_a_template_that_cannot_be_filled_in(template, logs):
         assert "There are values for" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("template", "arguments"), [("{batch}", {}), ("{0}", {}), ("{loss:d}", {"save_freq": 1}), ("{epoch", {})]
+)
+def test_a_template_that_cannot_be_filled_in_is_found_before_training(template, arguments, tmp_path, model, data):
+    save, before = ModelCheckpoint(tmp_path / template, **arguments), int(model.state.step)
+    with pytest.raises(ConfigError, match="cannot be filled in"):
+        model.fit(*data, verbose=0, callbacks=save)
+    assert int(model.state.step) == before
+
+
+def test_a_field_that_only_another_callback_can_log_is_warned_of(tmp_path, model, data):
+    log = LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(mine=epoch))
+    save = ModelCheckpoint(tmp_path / "{mine}-{val_loss:.0f}-{loss:.0f}")
+    with pytest.warns(UserWarning, match="'mine'.*[Uu]nless a callback logs it"):
+        model.fit(*data, verbose=0, callbacks=[log, save], validation_data=data)
+    assert [p.name[0] for p in tmp_path.iterdir()] == ["0"]
+
+
 @pytest.mark.parametrize("name", ["model.keras", "model.h5", "m.weights.h5"])
 def test_files_of_keras_are_refused(name):
     with pytest.raises(ConfigError, match="Checkpoints are Orbax directories, not files: give a path without a suffix"):

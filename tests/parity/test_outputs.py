@@ -70,6 +70,19 @@ LOSSES = {
 }
 
 
+@pytest.mark.parametrize(
+    "settings", [{}, {"metrics": [["mae"], ["mse"]]}, {"weighted_metrics": [["mse"], []]}], ids=str
+)
+@pytest.mark.parametrize(("form", "loss"), [("list", None), ("list", [None, None]), ("dict", None)])
+def test_without_losses_nothing_is_learnt_and_the_loss_is_0(form, loss, settings):
+    """Metrics are computed all the same."""
+    pair = Pair(Heads(form), keras_heads(form), X, ["p", "q"])  # Keras keeps the loss that a model once had
+    pair.compile(loss, eagerly=True, **settings)
+    with pytest.warns(UserWarning, match="has no loss"):
+        found = pair.agree(fit(TARGETS[form]))
+    assert found["history"]["loss"] == [0.0, 0.0]
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_and_their_weights(name, pairs):
     form, loss, weights = LOSSES[name]
