@@ -42,6 +42,26 @@ class Data(NamedTuple):
 class Config:
     """What a run is made of.  Subclass it, and override `make_module` and `make_data`.
 
+    Attributes:
+        name: What the run is called; "run" by default.
+        epochs: The epoch to stop before; 10 by default.
+        batch_size: Rows of an optimizer step, over all devices; 32 by default.
+        optimizer: An optimizer's name; "adam" by default.
+        learning_rate: The learning rate; the optimizer's own default if none is given.
+        loss: A loss's name; "mse" by default.
+        metrics: Names of metrics; none by default.
+        validation_split: The fraction of rows held out, if there are no validation data; 0.0 by default.
+        shuffle: Whether each epoch has an order of its own; True by default.
+        seed: What parameters, dropout and orders are drawn from; 0 by default.
+        steps_per_execution: How many steps run as one program; "auto" by default.
+        precision: The dtype that the model computes in; "float32" by default.
+        microbatches: How many parts each batch is worked through in; 1 by default.
+        cache: Whether the rows are kept on the devices; "auto" by default.
+        check_finite: Whether to read all data once, first, and refuse NaN and infinity; False by default.
+        devices: How many of the devices to use; all by default.
+        verbose: 0 silent, 1 or auto a bar in a terminal and a line an epoch elsewhere, 2 lines; "auto" by default.
+        run_dir: Where the run is written: a new directory; runs/NAME/TIME by default.
+
     Example:
         >>> import flax.linen as nn, numpy as np
         >>> class Line(Config):
@@ -54,65 +74,101 @@ class Config:
     """
 
     name: str = "run"
-    """What the run is called."""
     epochs: int = 10
-    """The epoch to stop before."""
     batch_size: int = 32
-    """Rows of an optimizer step, over all devices."""
     optimizer: str = "adam"
-    """An optimizer's name."""
     learning_rate: float | None = None
-    """The learning rate; the optimizer's own default if none is given."""
     loss: str = "mse"
-    """A loss's name."""
     metrics: tuple[str, ...] = ()
-    """Names of metrics."""
     validation_split: float = 0.0
-    """The fraction of rows held out, if there are no validation data."""
     shuffle: bool = True
-    """Whether each epoch has an order of its own."""
     seed: int = 0
-    """What parameters, dropout and orders are drawn from."""
     steps_per_execution: int | Literal["auto"] = "auto"
-    """How many steps run as one program."""
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    """The dtype that the model computes in."""
     microbatches: int = 1
-    """How many parts each batch is worked through in."""
     cache: bool | Literal["auto"] = "auto"
-    """Whether the rows are kept on the devices."""
     check_finite: bool = False
-    """Whether to read all data once, first, and refuse NaN and infinity."""
     devices: int | None = None
-    """How many of the devices to use; all by default."""
     verbose: Literal["auto", 0, 1, 2] = "auto"
-    """0 silent, 1 or auto a bar in a terminal and a line an epoch elsewhere, 2 lines."""
     run_dir: str | None = None
-    """Where the run is written: a new directory; runs/NAME/TIME by default."""
 
     def make_module(self) -> Any:
-        """The model: a Flax module, a pair of functions, or a `kdist.Model`."""
+        """The model: a Flax module, a pair of functions, or a `kdist.Model`.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> class Line(Config):
+            ...     width: int = 1
+            ...     def make_module(self):
+            ...         return nn.Dense(self.width)
+            >>> Line().make_module().features
+            1
+        """
         raise NotImplementedError(f"{type(self).__name__} must define make_module().")
 
     def make_data(self) -> Data:
-        """The data."""
+        """The data.
+
+        Example:
+            >>> import numpy as np
+            >>> class Line(Config):
+            ...     def make_data(self):
+            ...         x = np.linspace(0, 1, 64, dtype=np.float32)[:, None]
+            ...         return Data(x, 2 * x + 1, validation=(x, 2 * x + 1))
+            >>> Line().make_data().x.shape
+            (64, 1)
+        """
         raise NotImplementedError(f"{type(self).__name__} must define make_data().")
 
     def make_loss(self) -> Any:
-        """The loss, or losses by output; `loss` by default."""
+        """The loss, or losses by output; `loss` by default.
+
+        Example:
+            >>> import kdist
+            >>> class Robust(Config):
+            ...     def make_loss(self):
+            ...         return kdist.losses.Huber(delta=0.5)
+            >>> Robust().make_loss(), Config(loss="mae").make_loss()
+            (<Huber 'huber_loss', reduction='sum_over_batch_size'>, 'mae')
+        """
         return self.loss
 
     def make_metrics(self) -> Any:
-        """The metrics, or metrics by output; `metrics` by default."""
+        """The metrics, or metrics by output; `metrics` by default.
+
+        Example:
+            >>> Config(metrics=("mae", "acc")).make_metrics()
+            ['mae', 'acc']
+        """
         return list(self.metrics)
 
     def make_optimizer(self) -> Any:
-        """The optimizer; that of the name `optimizer` by default."""
+        """The optimizer; that of the name `optimizer` by default.
+
+        Raises:
+            ConfigError: There is no optimizer of that name.
+
+        Example:
+            >>> Config(optimizer="sgd", learning_rate=0.1).make_optimizer().learning_rate
+            0.1
+        """
         arguments = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
         return optimizers.get(self.optimizer, **arguments)
 
     def make_model(self) -> Model:
-        """The compiled model."""
+        """The compiled model.
+
+        Raises:
+            ConfigError: A field has a value that `kdist.Model.compile` refuses, or there are not so many `devices`.
+
+        Example:
+            >>> import flax.linen as nn
+            >>> class Line(Config):
+            ...     def make_module(self):
+            ...         return nn.Dense(1)
+            >>> Line(optimizer="sgd").make_model().optimizer
+            <SGD 'sgd'>
+        """
         module = self.make_module()
         model = module if isinstance(module, Model) else Model(module, seed=self.seed, name=self.name)
         model.compile(
@@ -138,8 +194,15 @@ class Config:
     def replace(self, **fields: Any) -> Config:
         """A copy with other values.
 
+        Args:
+            **fields: Values by the name of a field.
+
         Raises:
             ConfigError: There is no such field.
+
+        Example:
+            >>> Config(epochs=2).replace(epochs=5, batch_size=64).epochs
+            5
         """
         known = [f.name for f in dataclasses.fields(self)]
         for name in fields:
@@ -148,7 +211,12 @@ class Config:
         return dataclasses.replace(self, **fields)
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields by name."""
+        """The fields by name.
+
+        Example:
+            >>> Config(epochs=2).to_dict()["epochs"]
+            2
+        """
         return dataclasses.asdict(self)
 
 

@@ -35,8 +35,8 @@ class Model(ModelVariables, GeneratorMethods):
 
     Args:
         module: A `flax.linen.Module`, a `flax.nnx.Module` or a pair ``(init_fn, apply_fn)``.
-        seed: What parameters, dropout and the order of the data are drawn from.
-        name: The name in `summary`.
+        seed: What parameters, dropout and the order of the data are drawn from; 0 by default.
+        name: The name in `summary`; that of the module's class by default.
 
     Attributes:
         history: The History of the last `fit`.
@@ -88,27 +88,28 @@ class Model(ModelVariables, GeneratorMethods):
         """Sets how the model is trained; weights are kept, the optimizer starts anew.
 
         Args:
-            optimizer: A name, a `kdist.optimizers` object or an optax transformation; None for a model
-                that is only evaluated.
-            loss: A name, a `kdist.losses` object or a callable ``(y_true, y_pred)``; with several
-                outputs one for all, or a list, tuple or dict with one for each, None for none.
-            loss_weights: A number, or a list, tuple or dict of them: what each loss counts in the total.
-            metrics: A list of names, `kdist.metrics` objects or callables; with several outputs a list
-                with one entry an output, or a dict.
-            weighted_metrics: Alike, evaluated with the sample weights.
-            run_eagerly: Compile nothing, so that prints and debuggers work inside the model.
-            steps_per_execution: How many optimizer steps run as one program; "auto" fuses as far as no
-                callback can see the difference.
-            jit_compile: True or "auto" compiles; False is `run_eagerly`.
-            auto_scale_loss: Whether ``precision="mixed_float16"`` gets a `kdist.optimizers.LossScaleOptimizer`,
-                which keeps small gradients from vanishing.  bfloat16 needs none.
+            optimizer: A name, a `kdist.optimizers` object or an optax transformation; None for a model that is only
+                evaluated; "rmsprop" by default.
+            loss: A name, a `kdist.losses` object or a callable ``(y_true, y_pred)``; with several outputs one for all,
+                or a list, tuple or dict with one for each, None, the default, for none.
+            loss_weights: A number, or a list, tuple or dict of them: what each loss counts in the total; none by
+                default.
+            metrics: A list of names, `kdist.metrics` objects or callables; with several outputs a list with one entry
+                an output, or a dict; none by default.
+            weighted_metrics: Alike, evaluated with the sample weights; none by default.
+            run_eagerly: Compile nothing, so that prints and debuggers work inside the model; False by default.
+            steps_per_execution: How many optimizer steps run as one program; "auto" fuses as far as no callback can see
+                the difference; "auto" by default.
+            jit_compile: True or "auto" compiles; False is `run_eagerly`; "auto" by default.
+            auto_scale_loss: Whether ``precision="mixed_float16"`` gets a `kdist.optimizers.LossScaleOptimizer`, which
+                keeps small gradients from vanishing; True by default.  bfloat16 needs none.
             distribution: The devices; all of them by default.
-            precision: None or "float32", "mixed_bfloat16" or "mixed_float16".
-            microbatches: Work each batch through in this many parts, to save memory, with the result of
-                the whole batch.
-            sample_weight_mode: "temporal" insists on weights for each time step, ``[rows, steps]``; None takes
-                weights of any shape that fits.  A list or dict of these for several outputs.
-            target_tensors: Only None: it has no meaning in JAX.
+            precision: None, the default, or "float32", "mixed_bfloat16" or "mixed_float16".
+            microbatches: Work each batch through in this many parts, to save memory, with the result of the whole
+                batch; 1 by default.
+            sample_weight_mode: "temporal" insists on weights for each time step, ``[rows, steps]``; None, the default,
+                takes weights of any shape that fits.  A list or dict of these for several outputs.
+            target_tensors: Only None, the default: it has no meaning in JAX.
 
         Raises:
             ConfigError: An argument is wrong or a name is unknown.
@@ -264,29 +265,30 @@ class Model(ModelVariables, GeneratorMethods):
             x: Inputs ``[rows, ...]``: an array, or a list, tuple or dict of arrays.  Or batches ``(x, y)`` or
                 ``(x, y, sample_weight)``: a generator, an iterator, a function that makes one, an object to iterate
                 over or with batches by number (see `kdist.data.from_batches`), or a kdist loader.
-            y: Targets ``[rows, ...]``, alike, by output; with arrays only.
+            y: Targets ``[rows, ...]``, alike, by output; with arrays only; none by default.
             batch_size: Rows of an optimizer step, over all devices; 32 by default.  With arrays only.
-            epochs: The epoch to stop before, counted from 0: a final index, not a count.
-            verbose: 0 silent, 1 or "auto" a bar in a terminal and a line an epoch elsewhere, 2 lines.
-            callbacks: A callback, or a list of them.
-            validation_split: The fraction of rows, from the end, that is evaluated and not trained on.
-            validation_data: ``(x, y)`` or ``(x, y, sample_weight)`` to evaluate after each epoch, or batches,
-                as for `x`.
-            shuffle: Whether each epoch has an order of its own, drawn from the seed and the epoch; "batch" for
-                an order of whole batches.  Batches that are made elsewhere come as they come.
-            class_weight: Weights by class, integers from 0: what rows of the class count in the loss and in
-                weighted metrics; 1 for a class that is missing.  For one output; not used in validation.
+            epochs: The epoch to stop before, counted from 0: a final index, not a count; 1 by default.
+            verbose: 0 silent, 1 or "auto" a bar in a terminal and a line an epoch elsewhere, 2 lines; "auto" by
+                default.
+            callbacks: A callback, or a list of them; none by default.
+            validation_split: The fraction of rows, from the end, that is evaluated and not trained on; 0.0 by default.
+            validation_data: ``(x, y)`` or ``(x, y, sample_weight)`` to evaluate after each epoch, or batches, as for
+                `x`; none by default.
+            shuffle: Whether each epoch has an order of its own, drawn from the seed and the epoch; "batch" for an order
+                of whole batches; True by default.  Batches that are made elsewhere come as they come.
+            class_weight: Weights by class, integers from 0: what rows of the class count in the loss and in weighted
+                metrics; 1 for a class that is missing; none by default.  For one output; not used in validation.
             sample_weight: Weights ``[rows]``, or ``[rows, steps]`` for sequences; a structure like `y` for several
-                outputs.  With arrays only.
-            initial_epoch: The epoch to start with; the rows come in the order of that epoch.
+                outputs; none by default.  With arrays only.
+            initial_epoch: The epoch to start with; the rows come in the order of that epoch; 0 by default.
             steps_per_epoch: The most steps of an epoch; the next epoch goes on with the data where this one ended.
-                None or -1: a whole pass.
-            validation_steps: The most steps of a validation; None or -1 for all.
+                None, the default, or -1: a whole pass.
+            validation_steps: The most steps of a validation; None, the default, or -1 for all.
             validation_batch_size: `batch_size` by default.
-            validation_freq: Validate every so many epochs, or after the epochs of a list, from 1.
-            cache: Whether rows are kept on the devices: True, False or "auto", by their size.
-            check_finite: Whether to read all inputs, targets and weights once, first, and refuse NaN and
-                infinity.  Never done unasked: it reads all of the data.
+            validation_freq: Validate every so many epochs, or after the epochs of a list, from 1; 1 by default.
+            cache: Whether rows are kept on the devices: True, False or "auto", by their size; "auto" by default.
+            check_finite: Whether to read all inputs, targets and weights once, first, and refuse NaN and infinity;
+                False by default.  Never done unasked: it reads all of the data.
 
         Returns:
             The History: ``history.history["loss"]`` has a value an epoch.
@@ -367,9 +369,10 @@ class Model(ModelVariables, GeneratorMethods):
             batch_size: Rows of a step; 32 by default.
             verbose: As in `fit`.
             sample_weight: As in `fit`.
-            steps: The most steps; None or -1 for all.  Arrays without a `batch_size` are divided into so many.
+            steps: The most steps; None, the default, or -1 for all.  Arrays without a `batch_size` are divided into so
+                many.
             callbacks: As in `fit`.
-            return_dict: Whether to return a dict by name, in alphabetical order.
+            return_dict: Whether to return a dict by name, in alphabetical order; False by default.
             kwargs: Nothing else.
 
         Returns:
@@ -411,7 +414,8 @@ class Model(ModelVariables, GeneratorMethods):
             x: Inputs, as in `fit`; targets and weights in batches are ignored.
             batch_size: Rows of a step; 32 by default.
             verbose: As in `fit`.
-            steps: The most steps; None or -1 for all.  Arrays without a `batch_size` are divided into so many.
+            steps: The most steps; None, the default, or -1 for all.  Arrays without a `batch_size` are divided into so
+                many.
             callbacks: As in `fit`.
 
         Returns:
@@ -447,8 +451,8 @@ class Model(ModelVariables, GeneratorMethods):
 
         Args:
             x: Inputs ``[B, ...]``.
-            y: Targets ``[B, ...]``.
-            sample_weight: Weights ``[B]``, or ``[B, steps]``.
+            y: Targets ``[B, ...]``; none by default.
+            sample_weight: Weights ``[B]``, or ``[B, steps]``; none by default.
             class_weight: As in `fit`; not together with `sample_weight`.
             return_dict: As in `evaluate`.
 
@@ -477,6 +481,16 @@ class Model(ModelVariables, GeneratorMethods):
     ) -> float | list[Any] | Logs:
         """The loss and metrics of this batch, in evaluation mode; arguments as in `train_on_batch`.
 
+        Args:
+            x: Inputs ``[B, ...]``.
+            y: Targets ``[B, ...]``; None, the default, for a model that has no loss but its own penalties.
+            sample_weight: Weights ``[B]``, or ``[B, steps]``; None by default, and all rows count alike.
+            return_dict: As in `evaluate`.
+
+        Raises:
+            NotCompiledError: `compile` was not called.
+            DataError: The batch does not fit the model.
+
         Example:
             >>> import flax.linen as nn, kdist, numpy as np
             >>> model = kdist.Model(nn.Dense(1, kernel_init=nn.initializers.ones))
@@ -491,6 +505,12 @@ class Model(ModelVariables, GeneratorMethods):
 
     def predict_on_batch(self, x: Any) -> PyTree:
         """The outputs for this batch, NumPy arrays ``[B, ...]``.
+
+        Args:
+            x: Inputs ``[B, ...]``.
+
+        Raises:
+            DataError: The inputs do not fit the model.
 
         Example:
             >>> import flax.linen as nn, kdist, numpy as np
@@ -544,6 +564,10 @@ class Model(ModelVariables, GeneratorMethods):
 
     def get_layer(self, name: str | None = None, index: int | None = None) -> Any:
         """A layer by its name or its position; the position counts if both are given.
+
+        Args:
+            name: The name of a layer, as `summary` prints it; none by default.
+            index: Its position, from 0; a negative one counts from the end; none by default.
 
         Raises:
             ConfigError: There is no such layer, or neither is given.
@@ -608,7 +632,22 @@ class Model(ModelVariables, GeneratorMethods):
     )
 
     def start_at(self, epoch: int, step: int = 0) -> None:
-        """Makes the run begin there; see `Trainer.start_at`."""
+        """Makes the run begin there: to be called by a callback in `on_train_begin`, and good for one `fit`.
+
+        Args:
+            epoch: The epoch, counted from 0.
+            step: The step of this epoch; 0 by default.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> model = kdist.Model(nn.Dense(1, kernel_init=nn.initializers.ones))
+            >>> model.compile("sgd", "mse")
+            >>> class Skip(kdist.callbacks.Callback):
+            ...     def on_train_begin(self, logs=None):
+            ...         self.model.start_at(epoch=2)
+            >>> model.fit(np.ones((4, 2)), np.zeros((4, 1)), epochs=4, verbose=0, callbacks=Skip()).epoch
+            [2, 3]
+        """
         self._trainer.start_at(epoch, step)
 
     @property
@@ -627,11 +666,30 @@ class Model(ModelVariables, GeneratorMethods):
         return self._trainer.metric_directions
 
     def get_metrics_result(self) -> Logs:
-        """The losses and metrics of the last pass over data: after a `fit` that validated, of the validation."""
+        """The losses and metrics of the last pass over data: after a `fit` that validated, of the validation.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> model = kdist.Model(nn.Dense(1, kernel_init=nn.initializers.ones))
+            >>> model.compile("sgd", "mse")
+            >>> _ = model.evaluate(np.ones((4, 2)), np.zeros((4, 1)), verbose=0)
+            >>> model.get_metrics_result()
+            {'loss': 4.0}
+        """
         return alphabetical(self._trainer.last_results)
 
     def reset_metrics(self) -> None:
-        """Forgets the last results; every pass starts its metrics anew by itself."""
+        """Forgets the last results; every pass starts its metrics anew by itself.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> model = kdist.Model(nn.Dense(1, kernel_init=nn.initializers.ones))
+            >>> model.compile("sgd", "mse")
+            >>> _ = model.evaluate(np.ones((4, 2)), np.zeros((4, 1)), verbose=0)
+            >>> model.reset_metrics()
+            >>> model.get_metrics_result()
+            {}
+        """
         self._trainer.last_results = {}
 
     # Small parts --------------------------------------------------------------------------------

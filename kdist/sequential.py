@@ -18,9 +18,12 @@ class Sequential(Model):
     from the second on: ``dense``, ``dense_1``; ``params`` is keyed by these names.
 
     Args:
-        layers: The layers in order, or None to `add` them.
+        layers: The layers in order, or None, the default, to `add` them.
         seed: See `Model`.
         name: See `Model`.
+
+    Raises:
+        ConfigError: `layers` is no list, one of them is no layer, or one stands in two places.
 
     Example:
         >>> import flax.linen as nn, kdist
@@ -40,6 +43,9 @@ class Sequential(Model):
 
     def add(self, layer: Any) -> None:
         """Adds a layer at the end; the model is then to be built and compiled anew.
+
+        Args:
+            layer: A Linen or NNX module, or a function of one array.
 
         Raises:
             ConfigError: It is no layer.

@@ -55,16 +55,16 @@ class Trainer:
         module: A Linen or NNX module, or a pair of pure functions.
         optimizer: An `optax.GradientTransformation`, a kdist optimizer or its name.
         loss: A callable ``(y_true, y_pred)``, a kdist loss or its name; or a structure by output.
-        metrics: Metrics, alike.
+        metrics: Metrics, alike; none by default.
         loss_weights: See `Model.compile`.
         weighted_metrics: See `Model.compile`.
         distribution: The devices; all of them by default.
-        steps_per_execution: K, or "auto".
-        precision: None, "float32", "mixed_bfloat16" or "mixed_float16".
-        microbatches: How many parts a shard's rows are worked through in.
-        seed: What parameters and dropout are drawn from.
-        run_eagerly: Whether to compile nothing, for debugging.
-        auto_scale_loss: Whether "mixed_float16" gets a loss scale that adapts itself.
+        steps_per_execution: K, or "auto", the default.
+        precision: None, the default, "float32", "mixed_bfloat16" or "mixed_float16".
+        microbatches: How many parts a shard's rows are worked through in; 1 by default.
+        seed: What parameters and dropout are drawn from; 0 by default.
+        run_eagerly: Whether to compile nothing, for debugging; False by default.
+        auto_scale_loss: Whether "mixed_float16" gets a loss scale that adapts itself; True by default.
         sample_weight_mode: See `Model.compile`.
 
     To train with another step, subclass and override `train_step`.
@@ -150,6 +150,19 @@ class Trainer:
 
         Returns:
             The state after it, and the sums of its losses and metrics, as `Objective.results` takes them.
+
+        Example:
+            >>> import dataclasses, flax.linen as nn, jax, kdist, numpy as np
+            >>> class Mixup(kdist.Trainer):
+            ...     def train_step(self, step, state, batch):
+            ...         other = jax.random.permutation(jax.random.fold_in(state.key, state.step), batch.x.shape[0])
+            ...         x, y = (0.7 * a + 0.3 * a[other] for a in (batch.x, batch.y))
+            ...         return step.train(state, dataclasses.replace(batch, x=x, y=y))
+            >>> trainer = Mixup(nn.Dense(1), optimizer="sgd", loss="mse")
+            >>> loader = kdist.data.from_arrays(np.ones((8, 3)), np.zeros((8, 1)), batch_size=4)
+            >>> state, history = trainer.fit(trainer.init(loader.arrays), loader, epochs=1)
+            >>> int(state.step)
+            2
         """
         return step.train(state, batch)
 
@@ -163,6 +176,16 @@ class Trainer:
 
         Returns:
             The state, on the devices.
+
+        Raises:
+            DataError: The module cannot take these inputs.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> state = trainer.init((np.ones((4, 3)), np.zeros((4, 1))))
+            >>> int(state.step), state.params["kernel"].shape
+            (0, (3, 1))
         """
         tx = None if self.optimizer is None else self.optimizer.tx
 
@@ -178,7 +201,19 @@ class Trainer:
             return jax.jit(init, out_shardings=self.distribution.replicated, compiler_options=options)(x)
 
     def init_opt_state(self, params: PyTree) -> PyTree:
-        """The optimizer's state at its start, for these parameters."""
+        """The optimizer's state at its start, for these parameters.
+
+        Args:
+            params: The parameters, a tree of arrays as in ``state.params``.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> state = trainer.init(np.ones((4, 3)))
+            >>> fresh = trainer.init_opt_state(state.params)
+            >>> jax.tree.structure(fresh) == jax.tree.structure(state.opt_state)
+            True
+        """
         if self.optimizer is None:
             return ()
         tx = self.optimizer.tx
@@ -195,6 +230,13 @@ class Trainer:
         Raises:
             ConfigError: Losses or metrics do not map to the outputs.
             DataError: Targets do not fit the outputs.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> batch = (np.ones((4, 3)), np.zeros((4, 1)))
+            >>> trainer.bind(trainer.init(batch), batch).objective.log_names, trainer.log_names
+            (('loss',), ['loss'])
         """
         batch = as_batch(batch)
         leaves, structure = jax.tree.flatten((batch.x, batch.y, batch.weight))
@@ -261,16 +303,54 @@ class Trainer:
 
         Args:
             epoch: The epoch, counted from 0.
-            step: The step of this epoch.
+            step: The step of this epoch; 0 by default.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> loader = kdist.data.from_arrays(np.ones((8, 3)), np.zeros((8, 1)), batch_size=4)
+            >>> state = trainer.init(loader.arrays)
+            >>> class Skip(kdist.callbacks.Callback):
+            ...     def on_train_begin(self, logs=None):
+            ...         self.model.start_at(epoch=2, step=1)
+            >>> state, history = trainer.fit(state, loader, epochs=3, callbacks=Skip())
+            >>> history.epoch, int(state.step)
+            ([2], 1)
         """
         self._start = (epoch, step)
 
     def read_opt_state(self) -> PyTree | None:
-        """The optimizer state, which the learning rate lives in."""
+        """The optimizer state, which the learning rate lives in.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> loader = kdist.data.from_arrays(np.ones((8, 3)), np.zeros((8, 1)), batch_size=4)
+            >>> state = trainer.init(loader.arrays)
+            >>> trainer.read_opt_state() is None  # before a state was trained
+            True
+            >>> state, _ = trainer.fit(state, loader, epochs=1)
+            >>> trainer.read_opt_state() is state.opt_state
+            True
+        """
         return None if self.state is None else self.state.opt_state
 
     def write_opt_state(self, opt_state: PyTree) -> None:
-        """Replaces the optimizer state."""
+        """Replaces the optimizer state.
+
+        Args:
+            opt_state: A state of the same tree, shapes and dtypes, on the devices.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> loader = kdist.data.from_arrays(np.ones((8, 3)), np.zeros((8, 1)), batch_size=4)
+            >>> state = trainer.init(loader.arrays)
+            >>> state, _ = trainer.fit(state, loader, epochs=1)
+            >>> trainer.write_opt_state(trainer.init_opt_state(state.params))  # forget the moments
+            >>> trainer.optimizer.iterations
+            0
+        """
         assert self.state is not None
         self.state = dataclasses.replace(self.state, opt_state=opt_state)
 
@@ -293,10 +373,10 @@ class Trainer:
             state: Where to start; its arrays are used up.
             loader: The data.
             epochs: The epoch to stop before, counted from 0.
-            initial_epoch: The epoch to start with; the order of the rows is that of this epoch.
-            callbacks: Callbacks, or a CallbackList, which is used as it is.
-            validation: Data to evaluate after an epoch.
-            validation_freq: Every how many epochs, or the epochs, counted from 1.
+            initial_epoch: The epoch to start with; the order of the rows is that of this epoch; 0 by default.
+            callbacks: Callbacks, or a CallbackList, which is used as it is; none by default.
+            validation: Data to evaluate after an epoch; none by default.
+            validation_freq: Every how many epochs, or the epochs, counted from 1; 1 by default.
 
         Returns:
             The trained state, and the logs.
@@ -304,6 +384,15 @@ class Trainer:
         Raises:
             NotCompiledError: There is no optimizer.
             DataError: The data do not fit the model.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> loader = kdist.data.from_arrays(np.ones((8, 3)), np.zeros((8, 1)), batch_size=4)
+            >>> state = trainer.init(loader.arrays)
+            >>> state, history = trainer.fit(state, loader, epochs=2, validation=loader)
+            >>> int(state.step), sorted(history.history)
+            (4, ['loss', 'val_loss'])
         """
         self.state = state
         self.stop_training = False
@@ -366,7 +455,7 @@ class Trainer:
 
         Args:
             state: Where to start; its arrays are used up.
-            loader: The batch.
+            loader: The data, of which the first batch is taken.
 
         Returns:
             The state after the step, and the losses and metrics of the batch before it, in the canonical order.
@@ -374,13 +463,23 @@ class Trainer:
         Raises:
             NotCompiledError: There is no optimizer.
             DataError: The data do not fit the model.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> loader = kdist.data.from_arrays(np.ones((8, 3)), np.zeros((8, 1)), batch_size=8)
+            >>> state = trainer.init(loader.arrays)
+            >>> state, results = trainer.train_on_batch(state, loader)
+            >>> int(state.step), list(results)
+            (1, ['loss'])
         """
         self.state = state
         binding = self._bind_for_training(state, loader)
         with self._feeder(state, loader, binding, training=True) as feeder:
             check_agreement(**self._vital(CallbackList()))
             train = TrainPass(self, binding, state)
-            self._run(train, itertools.islice(feeder.chunks(0), 1), CallbackList())
+            chunk = next(feeder.chunks(0))
+            self._run(train, iter([chunk._replace(rows=chunk.rows[:1])]), CallbackList())
             self._write_back()
             return self.state, train.results()
 
@@ -390,10 +489,20 @@ class Trainer:
         Args:
             state: The variables to evaluate.
             loader: The data.
-            callbacks: Callbacks, or a CallbackList.
+            callbacks: Callbacks, or a CallbackList; none by default.
 
         Returns:
             Values by log name, in the canonical order.
+
+        Raises:
+            DataError: There are no targets, or the data do not fit the model.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1, kernel_init=nn.initializers.ones), optimizer=None, loss="mse")
+            >>> loader = kdist.data.from_arrays(np.ones((8, 3)), np.zeros((8, 1)), batch_size=4)
+            >>> trainer.evaluate(trainer.init(loader.arrays), loader)
+            {'loss': 9.0}
         """
         binding = self._bind_loader(state, loader)
         with self._feeder(state, loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
@@ -409,10 +518,21 @@ class Trainer:
         Args:
             state: The variables to predict with.
             loader: The data; targets in them are ignored.
-            callbacks: Callbacks, or a CallbackList.
+            callbacks: Callbacks, or a CallbackList; none by default.
 
         Yields:
             Outputs of consecutive rows: NumPy arrays with the rows first.
+
+        Raises:
+            DataError: The data do not fit the model, or processes hold rows of their own.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> loader = kdist.data.from_arrays(np.ones((8, 3)), np.zeros((8, 1)), batch_size=4)
+            >>> state = trainer.init(loader.arrays)
+            >>> np.concatenate(list(trainer.predict(state, loader))).shape
+            (8, 1)
         """
         self.stop_predicting = False
         if getattr(loader, "per_process", False) and jax.process_count() > 1:

@@ -135,6 +135,16 @@ def test_what_is_missing_is_said(data, one):
         without_loss.fit(without_loss.init(data), loader(data), epochs=1)
 
 
+def test_train_on_batch_takes_one_step_of_a_loader_of_many(data, one):
+    trainer = kdist.Trainer(nn.Dense(2), optimizer="sgd", loss="mse", distribution=one)
+    state, first = trainer.train_on_batch(trainer.init(data), loader(data))
+    assert int(state.step) == 1
+    alone = loader([a[:8] for a in data])
+    same, results = trainer.train_on_batch(trainer.init(data), alone)
+    assert first == results
+    assert_same(state.params, same.params, rtol=0, atol=0)
+
+
 # Another step ------------------------------------------------------------------------------------
 
 

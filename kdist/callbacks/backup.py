@@ -22,9 +22,10 @@ class BackupAndRestore(Callback):
 
     Args:
         backup_dir: A directory of its own.
-        save_freq: "epoch", or every how many batches, counted over epochs.  Executions end there.
-        double_checkpoint: Whether the backup before the newest is kept, and used if the newest cannot be read.
-        delete_checkpoint: Whether the backup is removed at the end of training.
+        save_freq: "epoch", the default, or every how many batches, counted over epochs.  Executions end there.
+        double_checkpoint: Whether the backup before the newest is kept, and used if the newest cannot be read; False by
+            default.
+        delete_checkpoint: Whether the backup is removed at the end of training; True by default.
 
     Raises:
         ConfigError: An argument is wrong.

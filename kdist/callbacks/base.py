@@ -17,6 +17,9 @@ class Callback:
     at a time, and the next starts when the hook has returned, so a hook may change weights or rate.
     On several processes each must have the same callbacks, and what they do to the model be the same.
 
+    A hook gets `epoch`, counted from 0; `batch`, the step of the epoch, counted from 0; and `logs`, values by name:
+    floats, or arrays for metrics that are vectors.
+
     Attributes:
         model: The model (or Trainer) that is being trained; it may be read and changed.
         params: "verbose", "epochs", "steps" (of an epoch) and "rows" (of an epoch).

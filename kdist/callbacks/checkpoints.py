@@ -30,15 +30,15 @@ class ModelCheckpoint(MonitorCallback):
     Args:
         filepath: The directory.  ``{epoch}`` and ``{batch}`` in it, counted from 1, and the names of logs are filled
             in, as in ``runs/digits/{epoch:02d}-{val_loss:.2f}``; without a field the checkpoint is replaced.
-        monitor: The log that tells the best.
-        verbose: 1 to say what is done.
-        save_best_only: Whether to save only when the log is better than ever before, in earlier fits too.  Where it is
-            missing or no number, it is saved, with a warning.
-        save_weights_only: Whether to leave out the optimizer's state.
+        monitor: The log that tells the best; "val_loss" by default.
+        verbose: 1 to say what is done; 0 by default.
+        save_best_only: Whether to save only when the log is better than ever before, in earlier fits too; False by
+            default.  Where it is missing or no number, it is saved, with a warning.
+        save_weights_only: Whether to leave out the optimizer's state; False by default.
         mode: See `MonitorCallback`.
-        save_freq: "epoch", or every how many batches, counted over epochs.  Executions end there; an integer
-            ``steps_per_execution`` is honoured first, and saves at the end of the execution.
-        initial_value_threshold: The value to be better than.
+        save_freq: "epoch", the default, or every how many batches, counted over epochs.  Executions end there;
+            an integer ``steps_per_execution`` is honoured first, and saves at the end of the execution.
+        initial_value_threshold: The value to be better than; none by default.
 
     Raises:
         ConfigError: An argument is wrong: also a path that ends like a file of Keras's, or has a field that is not
@@ -167,14 +167,14 @@ class OrbaxCheckpoint(ModelCheckpoint):
     Args:
         directory: Where to.
         monitor: See `ModelCheckpoint`.
-        verbose: Alike.
-        save_best_only: Alike; but where the log is missing, nothing is saved.
-        mode: Alike.
-        save_freq: Alike.
-        initial_value_threshold: Alike.
-        max_to_keep: How many are kept; None for all.
-        save_on_background: Accepted for Keras's sake: training waits until a checkpoint is written.
-        save_weights_only: Alike.
+        verbose: Alike; 0 by default.
+        save_best_only: Alike; but where the log is missing, nothing is saved; False by default.
+        mode: Alike; "auto" by default.
+        save_freq: Alike; "epoch" by default.
+        initial_value_threshold: Alike; none by default.
+        max_to_keep: How many are kept; None for all; 1 by default.
+        save_on_background: Accepted for Keras's sake: training waits until a checkpoint is written; True by default.
+        save_weights_only: Alike; False by default.
 
     Raises:
         ConfigError: An argument is wrong.

@@ -17,15 +17,15 @@ class EarlyStopping(MonitorCallback):
     on.
 
     Args:
-        monitor: The log.
-        min_delta: By how much it must be better to count.
-        patience: After how many epochs without improvement to stop; 0 is as 1.
-        verbose: 1 to say what was done.
+        monitor: The log; "val_loss" by default.
+        min_delta: By how much it must be better to count; 0.0 by default.
+        patience: After how many epochs without improvement to stop; 0 is as 1; 0 by default.
+        verbose: 1 to say what was done; 0 by default.
         mode: See `MonitorCallback`.
-        baseline: A value to beat: until it is, `patience` runs on though the log improves.
-        restore_best_weights: Whether training ends with the weights of the best epoch, however it ended.  A copy of
-            them is kept on the devices.
-        start_from_epoch: The first epoch, from 0, that counts.
+        baseline: A value to beat: until it is, `patience` runs on though the log improves; none by default.
+        restore_best_weights: Whether training ends with the weights of the best epoch, however it ended; False by
+            default.  A copy of them is kept on the devices.
+        start_from_epoch: The first epoch, from 0, that counts; 0 by default.
 
     Attributes:
         stopped_epoch: The epoch it stopped at; 0 if it did not.

@@ -18,7 +18,7 @@ class SwapEMAWeights(Callback):
 
     Args:
         swap_on_epoch: Whether the averages are also there from the end of an epoch to the next, for callbacks after
-            this one, such as a ModelCheckpoint, and at the end of training.
+            this one, such as a ModelCheckpoint, and at the end of training; False by default.
 
     Raises:
         ConfigError: When it begins, if the optimizer keeps no averages.

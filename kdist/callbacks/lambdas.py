@@ -15,13 +15,13 @@ class LambdaCallback(Callback):
     """A callback of the functions that are given, for short things.
 
     Args:
-        on_epoch_begin: A function ``(epoch, logs)``.
-        on_epoch_end: Alike.
-        on_train_begin: A function ``(logs)``.
-        on_train_end: Alike.
-        on_train_batch_begin: A function ``(batch, logs)``.  With a batch hook, steps run one by one, as under any
-            callback that watches batches.
-        on_train_batch_end: Alike.
+        on_epoch_begin: A function ``(epoch, logs)``; none by default.
+        on_epoch_end: Alike; none by default.
+        on_train_begin: A function ``(logs)``; none by default.
+        on_train_end: Alike; none by default.
+        on_train_batch_begin: A function ``(batch, logs)``; none by default.  With a batch hook, steps run one by one,
+            as under any callback that watches batches.
+        on_train_batch_end: Alike; none by default.
         hooks: Any other hook of `Callback` by its name; other names become attributes.
 
     Raises:

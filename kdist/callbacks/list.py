@@ -25,10 +25,10 @@ class CallbackList:
     """Callbacks as one; each hook calls all of them in order, with the same logs.
 
     Args:
-        callbacks: A callback, or lists of them, nested as you like.
-        add_history: Whether a History is added if there is none.
-        add_progbar: Whether a ProgressBar is added if there is none.
-        model: What the callbacks see as `model`.
+        callbacks: A callback, or lists of them, nested as you like; none by default.
+        add_history: Whether a History is added if there is none; False by default.
+        add_progbar: Whether a ProgressBar is added if there is none; False by default.
+        model: What the callbacks see as `model`; none by default.
         params: What they see as `params`.
 
     Raises:

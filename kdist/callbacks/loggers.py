@@ -59,7 +59,7 @@ class JSONLLogger(FileLogger):
 
     Args:
         filename: The file; its directory is made.
-        append: Whether to go on after what the file holds; else it is started anew.
+        append: Whether to go on after what the file holds; else it is started anew; False by default.
 
     Example:
         >>> import pathlib, tempfile
@@ -85,8 +85,8 @@ class CSVLogger(FileLogger):
 
     Args:
         filename: The file; its directory is made.
-        separator: What stands between columns: one character.
-        append: Whether to go on after what the file holds, in its columns; else it is started anew.
+        separator: What stands between columns: one character; "," by default.
+        append: Whether to go on after what the file holds, in its columns; else it is started anew; False by default.
 
     Raises:
         ConfigError: When training begins, if the file to append to is no such table.

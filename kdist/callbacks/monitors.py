@@ -20,11 +20,11 @@ class MonitorCallback(Callback):
     """Watches one of the logs.
 
     Args:
-        monitor: The log's name, such as "val_loss".
+        monitor: The log's name; "val_loss" by default.
         mode: "min" if smaller is better, "max" if larger is, or "auto": as the compiled metric of that name says; a
-            loss is better smaller.
-        min_delta: By how much a value must be better than the best to count.
-        best: The best value so far, if there is one.
+            loss is better smaller; "auto" by default.
+        min_delta: By how much a value must be better than the best to count; 0.0 by default.
+        best: The best value so far, if there is one; none by default.
 
     Attributes:
         best: The best value so far.

@@ -17,7 +17,7 @@ class TerminateOnNaN(Callback):
 
     Args:
         raise_error: Whether to raise a RuntimeError instead, so that nothing that comes at the end of training is done,
-            such as the removal of a backup.
+            such as the removal of a backup; False by default.
 
     Example:
         >>> import flax.linen as nn, kdist, numpy as np

@@ -24,7 +24,7 @@ class Profiler(Callback):
 
     Args:
         log_dir: Where the trace is written, under ``plugins/profile``.
-        steps: ``(start, stop)``, counted from 0 over the epochs of a fit.  Step 0 compiles.
+        steps: ``(start, stop)``, counted from 0 over the epochs of a fit; (10, 20) by default.  Step 0 compiles.
 
     Raises:
         ConfigError: They are no two such numbers.

@@ -22,14 +22,14 @@ class ReduceLROnPlateau(MonitorCallback):
     The rate that an epoch was trained with is added to its logs, as "learning_rate".
 
     Args:
-        monitor: The log.
-        factor: In [0, 1).
-        patience: After how many epochs without improvement.
-        verbose: 1 to say when it does.
+        monitor: The log; "val_loss" by default.
+        factor: In [0, 1); 0.1 by default.
+        patience: After how many epochs without improvement; 10 by default.
+        verbose: 1 to say when it does; 0 by default.
         mode: See `MonitorCallback`.
-        min_delta: By how much the log must be better to count.
-        cooldown: How many epochs to wait after a reduction before counting again.
-        min_lr: The rate is not reduced below.
+        min_delta: By how much the log must be better to count; 0.0001 by default.
+        cooldown: How many epochs to wait after a reduction before counting again; 0 by default.
+        min_lr: The rate is not reduced below; 0.0 by default.
 
     Attributes:
         wait: The epochs without improvement so far.
@@ -120,7 +120,7 @@ class LearningRateScheduler(Callback):
 
     Args:
         schedule: A function of the epoch, from 0, and the present rate, or of the epoch alone, that returns the rate.
-        verbose: 1 to say what is set.
+        verbose: 1 to say what is set; 0 by default.
 
     Raises:
         ConfigError: The schedule returns something else than a number.

@@ -25,11 +25,11 @@ class RemoteMonitor(Callback):
     A server that cannot be reached, or does not take it, costs a warning.
 
     Args:
-        root: The server, ``http://`` or ``https://``.
-        path: What is appended to it.
-        field: The field of the form that holds the JSON.
-        headers: Further HTTP headers.
-        send_as_json: Whether the body is the JSON itself, not a form.
+        root: The server, ``http://`` or ``https://``; "http://localhost:9000" by default.
+        path: What is appended to it; "/publish/epoch/end/" by default.
+        field: The field of the form that holds the JSON; "data" by default.
+        headers: Further HTTP headers; none by default.
+        send_as_json: Whether the body is the JSON itself, not a form; False by default.
 
     Raises:
         ConfigError: `root` is no address of a web server.

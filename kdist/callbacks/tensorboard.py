@@ -26,15 +26,18 @@ class TensorBoard(Callback):
     A vector is written as ``<name>/0``, ``<name>/1``, ...  It needs ``pip install 'kdist[tensorboard]'``.
 
     Args:
-        log_dir: Where to.
-        histogram_freq: Every how many epochs weights are written as histograms; 0 for never.
-        write_graph: Accepted for Keras's sake; a compiled JAX program is no graph that TensorBoard shows.
-        write_images: Whether weights are written as images too, grey from the smallest to the largest.
-        write_steps_per_second: Whether the speed is written, by epoch and with the batches.
-        update_freq: "epoch", or every how many batches they are written; "batch" is 1.  Executions end there.
+        log_dir: Where to; "logs" by default.
+        histogram_freq: Every how many epochs weights are written as histograms; 0, the default, for never.
+        write_graph: Accepted for Keras's sake; a compiled JAX program is no graph that TensorBoard shows; True by
+            default.
+        write_images: Whether weights are written as images too, grey from the smallest to the largest; False by
+            default.
+        write_steps_per_second: Whether the speed is written, by epoch and with the batches; False by default.
+        update_freq: "epoch", or every how many batches they are written; "batch" is 1; "epoch" by default.  Executions
+            end there.
         profile_batch: A batch, from 1, or the first and last of several, to trace: see `Profiler`; 0 for none.
-        embeddings_freq: Only 0.
-        embeddings_metadata: Only None.
+        embeddings_freq: Only 0, the default.
+        embeddings_metadata: Only None, the default.
 
     Raises:
         ConfigError: An argument is out of its range, or tensorboardX is not installed.

@@ -22,6 +22,16 @@ def save_state(directory: str | os.PathLike[str], state: TrainState, meta: dict[
 
     Raises:
         CheckpointError: It cannot be written, or the directory holds something else.
+
+    Example:
+        >>> import flax.linen as nn, kdist, tempfile
+        >>> model = kdist.Model(nn.Dense(1))
+        >>> model.compile("adam", "mse")
+        >>> model.build((None, 3))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save_state(f"{directory}/state", model.state, {"epoch": 3})
+        ...     load_state(f"{directory}/state", like=model.state)[1]
+        {'epoch': 3}
     """
     directories.write(directory, _trees(state), meta, kind="training states")
 
@@ -40,6 +50,17 @@ def load_state(directory: str | os.PathLike[str], like: TrainState) -> tuple[Tra
         CheckpointError: There is no state.
         CheckpointCorruptError: It is damaged.
         CheckpointMismatchError: It is of another model or optimizer.  Nothing is cast or left out.
+
+    Example:
+        >>> import flax.linen as nn, kdist, tempfile
+        >>> model = kdist.Model(nn.Dense(1))
+        >>> model.compile("adam", "mse")
+        >>> model.build((None, 3))
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save_state(f"{directory}/state", model.state, {"epoch": 3})
+        ...     state, meta = load_state(f"{directory}/state", like=model.state)
+        >>> int(state.step), meta["epoch"]
+        (0, 3)
     """
     trees, meta = directories.read(directory, _trees(like), kind="training states")
     weights, training = dict(trees["weights"]), trees["training"]

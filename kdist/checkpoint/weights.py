@@ -42,6 +42,13 @@ def load_weights(directory: str | os.PathLike[str], like: PyTree) -> PyTree:
         CheckpointError: There are no weights.
         CheckpointCorruptError: They are damaged.
         CheckpointMismatchError: They are of another model.  Nothing is cast or left out.
+
+    Example:
+        >>> import tempfile, jax.numpy as jnp
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     save_weights(f"{directory}/weights", {"params": {"bias": jnp.ones(2)}})
+        ...     load_weights(f"{directory}/weights", like={"params": {"bias": jnp.zeros(2)}})["params"]["bias"].tolist()
+        [1.0, 1.0]
     """
     trees, _ = directories.read(directory, {"weights": like}, kind="weights")
     return trees["weights"]

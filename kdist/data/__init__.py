@@ -52,13 +52,32 @@ __all__ = [
 
 
 def is_loader(thing: Any) -> bool:
-    """Whether it is a loader, of rows by number or of batches."""
+    """Whether it is a loader, of rows by number or of batches.
+
+    Args:
+        thing: Anything.
+
+    Example:
+        >>> is_loader(from_arrays(np.ones((8, 3)))), is_loader(np.ones((8, 3)))
+        (True, False)
+    """
     # In this order: to see whether it is a `Loader` asks for its properties, and a BatchLoader would read for them.
     return isinstance(thing, (BatchLoader, RowLoader)) or isinstance(thing, Loader)
 
 
 def example_batch(loader: AnyLoader) -> Batch:
-    """A batch like the loader's, with as many rows as a step takes."""
+    """A batch like the loader's, with as many rows as a step takes.
+
+    Args:
+        loader: A loader of rows or of batches.
+
+    Raises:
+        DataError: There is no batch.
+
+    Example:
+        >>> example_batch(from_arrays(np.ones((8, 3)), np.zeros(8), batch_size=4)).x.shape
+        (4, 3)
+    """
     if isinstance(loader, (BatchLoader, RowLoader)):
         return loader.example()
     return loader.read(np.arange(min(loader.batch_size, loader.num_rows)))
@@ -67,8 +86,17 @@ def example_batch(loader: AnyLoader) -> Batch:
 def with_steps(loader: AnyLoader, steps: int) -> AnyLoader:
     """The loader with epochs of at most so many steps.
 
+    Args:
+        loader: A loader of kdist; it stays as it is.
+        steps: The most steps of an epoch.
+
     Raises:
         ConfigError: It is a loader of the user's own.
+
+    Example:
+        >>> loader = from_arrays(np.ones((8, 3)), batch_size=2)
+        >>> loader.num_steps, with_steps(loader, 3).num_steps
+        (4, 3)
     """
     if isinstance(loader, (BatchLoader, RowLoader)):
         return loader.with_steps(steps)

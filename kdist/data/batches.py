@@ -28,12 +28,18 @@ class BatchLoader:
     An epoch is one pass over the source, or `steps` batches; the next epoch then goes on where that one
     ended.  Batches may differ in their number of rows.
 
-    Attributes:
+    Args:
         source: Where the batches come from.
-        steps: The most steps of an epoch; None for a whole pass.
-        per_process: Whether the batches of each process are its own part of the global ones.
-        convert: Makes a checked Batch of what the source yields.
-        repeat: Whether passes follow each other within an epoch, so that it never has less than `steps`.
+        steps: The most steps of an epoch; None, the default, for a whole pass.
+        per_process: Whether the batches of each process are its own part of the global ones; False by default.
+        convert: Makes a checked `Batch` of what the source yields; `unpack` by default.
+        repeat: Whether passes follow each other within an epoch, so that it never has less than `steps`; False by
+            default.
+
+    Example:
+        >>> loader = from_batches([(np.ones((4, 3)), np.zeros(4)), (np.ones((2, 3)), np.zeros(2))])
+        >>> loader.batch_size, [len(batch.x) for batch in loader.batches(epoch=0, fresh=True)]
+        (4, [4, 2])
     """
 
     def __init__(
@@ -191,14 +197,14 @@ def from_batches(
             makes a fresh one; an object to iterate over again and again, such as a torch or tf.data loader; or
             one with batches by number (`__len__` and `__getitem__`, as Keras's PyDataset has).
         steps: The most steps of an epoch; all that the source has by default.
-        shuffle: Whether batches by number come in an order of their own each pass, drawn from `seed`.
-        seed: What the orders are drawn from.
+        shuffle: Whether batches by number come in an order of their own each pass, drawn from `seed`; False by default.
+        seed: What the orders are drawn from; 0 by default.
         workers: How many threads or processes read batches by number; 0 reads in the calling thread.  By
             default what the source itself says, or one thread.
-        max_queue_size: How many batches at most are read ahead.
-        use_multiprocessing: Whether the workers are processes.
+        max_queue_size: How many batches at most are read ahead; what the source itself says, or 10, by default.
+        use_multiprocessing: Whether the workers are processes; what the source itself says, or False, by default.
         per_process: Whether the batches of each process are its own part of the global ones, one after the other; an
-            epoch ends when that of any process does.
+            epoch ends when that of any process does; False by default.
 
     Returns:
         The loader.
@@ -332,6 +338,9 @@ def layout(tree: PyTree) -> str:
 
 def described(batch: Batch) -> str:
     """Structure, shapes and types of a row of a batch.
+
+    Args:
+        batch: A `Batch`, leaves ``[B, ...]``.
 
     Example:
         >>> described(Batch(np.ones((4, 2)), np.zeros(4, np.int32)))

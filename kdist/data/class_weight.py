@@ -18,7 +18,7 @@ class ClassWeight:
 
     Args:
         weights: Weights by class, an integer of 0 or more; a class that is missing counts 1.
-        of_steps: Whether integer targets ``[rows, steps]`` are a label for each time step.
+        of_steps: Whether integer targets ``[rows, steps]`` are a label for each time step; False by default.
 
     Raises:
         ConfigError: It is no mapping from classes to numbers.

@@ -83,6 +83,15 @@ class ParquetRows:
 
     Raises:
         DataError: There is no such file, or pyarrow is not installed.
+
+    Example:
+        >>> import pyarrow, pyarrow.parquet, tempfile
+        >>> with tempfile.TemporaryDirectory() as directory:
+        ...     table = pyarrow.table({"age": [31, 47], "label": [0, 1]})
+        ...     pyarrow.parquet.write_table(table, f"{directory}/part-0.parquet")
+        ...     rows = ParquetRows(directory)
+        ...     len(rows), rows[1]
+        (2, {'age': 47, 'label': 1})
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -199,6 +208,9 @@ def forget(array: np.ndarray) -> None:
 def encode_arrays(*columns: Any) -> bytes:
     """A row of arrays or numbers as bytes, for files of records.
 
+    Args:
+        *columns: Arrays of any shape, or numbers: the input, the target and so on.
+
     Example:
         >>> decode_arrays(encode_arrays(np.arange(3), 1.5))
         (array([0, 1, 2]), array(1.5))
@@ -212,8 +224,17 @@ def encode_arrays(*columns: Any) -> bytes:
 def decode_arrays(record: bytes) -> tuple[np.ndarray, ...]:
     """The row that `encode_arrays` made bytes of: a transform for ArrayRecord files, see tools/write_array_record.py.
 
+    Args:
+        record: What `encode_arrays` returned.
+
     Raises:
         ValueError: The bytes are something else.
+
+    Example:
+        >>> record = encode_arrays(np.zeros((2, 2)), 7)
+        >>> image, label = decode_arrays(record)
+        >>> image.shape, int(label)
+        ((2, 2), 7)
     """
     content = io.BytesIO(record)
     columns = []

@@ -18,6 +18,13 @@ def fingerprint(loader: Any, row: str) -> dict[str, Any]:
     Args:
         loader: The data.
         row: Structure, shapes and types of a row.
+
+    Example:
+        >>> from kdist.data import described, example_batch, from_arrays
+        >>> loader = from_arrays(np.ones((8, 3)), batch_size=4)
+        >>> told = fingerprint(loader, described(example_batch(loader)))
+        >>> told["rows"], told["batch_size"], told["row"]
+        (8, 4, '{x: float32[3]}')
     """
     told = {"kind": type(loader).__name__, "row": row, "batch_size": loader.batch_size, "steps": loader.num_steps}
     if isinstance(loader, BatchLoader):

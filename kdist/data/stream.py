@@ -41,12 +41,22 @@ class StreamFeeder(ChunkFeeder):
     Args:
         loader: The batches.
         distribution: The devices.
-        multiple: Every batch is padded to a multiple of this many rows.
-        steps_per_execution: K, if chunks must hold a multiple of K steps; None if they need not.
-        exact: "never" fills every batch up; "possibly" gives batches of another length than the first a chunk
-            of their own shape, if they divide by `multiple`; "always" insists on that.
-        fresh: Whether each epoch starts over, where the source can.
-        check: Called with every batch, to refuse it by an error.
+        multiple: Every batch is padded to a multiple of this many rows; 1 by default.
+        steps_per_execution: K, if chunks must hold a multiple of K steps; None, the default, if they need not.
+        exact: "never" fills every batch up; "possibly" gives batches of another length than the first a chunk of their
+            own shape, if they divide by `multiple`; "always" insists on that; "never" by default.
+        fresh: Whether each epoch starts over, where the source can; False by default.
+        check: Called with every batch, to refuse it by an error; none by default.
+
+    Raises:
+        DataError: A batch does not divide by `multiple`, and `exact` is "always".
+
+    Example:
+        >>> from kdist.data import from_batches
+        >>> loader = from_batches([np.ones((4, 3)), np.ones((2, 3))])
+        >>> with StreamFeeder(loader, DataParallel(devices=jax.devices()[:1])) as feeder:
+        ...     [chunk.rows.tolist() for chunk in feeder.chunks(epoch=0)]
+        [[4, 2]]
     """
 
     resident = False

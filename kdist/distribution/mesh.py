@@ -26,9 +26,12 @@ class DataParallel:
     """Every device works on its rows of each batch; the state is the same on all of them.
 
     Attributes:
-        zero_stage: How much of the state is sharded. Only 0, nothing, so far.
+        zero_stage: How much of the state is sharded: only 0, the default, which is nothing, so far.
         devices: The devices to use; all devices of all processes by default.
-        replicas: Length of the mesh's "replica" axis; "auto" is the number of TPU slices.
+        replicas: Length of the mesh's "replica" axis; "auto", the default, is the number of TPU slices.
+
+    Raises:
+        ConfigError: An argument is out of its range.
 
     Example:
         >>> import jax
@@ -96,5 +99,15 @@ class DataParallel:
         return NamedSharding(self.mesh, PartitionSpec())
 
     def batch_sharding(self, axis: int = 0) -> NamedSharding:
-        """The sharding of an array whose dimension `axis` is the global batch."""
+        """The sharding of an array whose dimension `axis` is the global batch.
+
+        Args:
+            axis: The dimension that is split; 0 by default.
+
+        Example:
+            >>> import jax
+            >>> batch = jax.device_put(np.zeros((8, 3)), DataParallel(devices=jax.devices()[:1]).batch_sharding())
+            >>> batch.sharding.spec[0]
+            ('replica', 'data')
+        """
         return NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))

@@ -34,12 +34,12 @@ def initialize(
     there is nothing to join, it does nothing.
 
     Args:
-        coordinator_address: ``host:port`` of process 0, reachable from all.
-        num_processes: How many processes there are.
-        process_id: Which of them this is, from 0.
-        initialization_timeout: Seconds to wait for all to join.
-        heartbeat_timeout: Seconds after which a silent process counts as dead.
-        bind_address: ``host:port`` that process 0 listens on: the coordinator's address if it is given,
+        coordinator_address: ``host:port`` of process 0, reachable from all; found as said above by default.
+        num_processes: How many processes there are; found as said above by default.
+        process_id: Which of them this is, from 0; found as said above by default.
+        initialization_timeout: Seconds to wait for all to join; 300 by default.
+        heartbeat_timeout: Seconds after which a silent process counts as dead; 60 by default.
+        bind_address: ``host:port`` that process 0 listens on; by default the coordinator's address if that is given,
             not every interface of the host.
 
     Raises:
@@ -110,8 +110,14 @@ TEXT_BYTES = 256
 def check_agreement(**values: int | str) -> None:
     """Refuses, on every process, values that are not the same on all.  All must call it, at the same point.
 
+    Args:
+        values: Numbers or text, by the name that the error calls them; of text the first 256 bytes count.
+
     Raises:
         DistributionError: One differs; it names the value and the processes.
+
+    Example:
+        >>> check_agreement(epochs=3, batch_size=32)  # one process always agrees with itself
     """
     if jax.process_count() == 1:
         return
@@ -133,7 +139,17 @@ def check_agreement(**values: int | str) -> None:
 
 
 def agree(value: int) -> int:
-    """Process 0's value, 0 .. 2**32 - 1, on every process.  All must call it, at the same point."""
+    """Process 0's value, 0 .. 2**32 - 1, on every process.  All must call it, at the same point.
+
+    Args:
+        value: This process's value; only that of process 0 counts.
+
+    Example:
+        >>> import random
+        >>> seed = agree(random.getrandbits(32))  # the same on all processes
+        >>> 0 <= seed < 2**32
+        True
+    """
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils
@@ -142,7 +158,15 @@ def agree(value: int) -> int:
 
 
 def agree_on_least(value: int) -> int:
-    """The least of all processes' values, of 32 bits.  All must call it, at the same point."""
+    """The least of all processes' values, of 32 bits.  All must call it, at the same point.
+
+    Args:
+        value: This process's value.
+
+    Example:
+        >>> agree_on_least(len(["a", "b", "c"]))  # as many rows as every process has
+        3
+    """
     if jax.process_count() == 1:
         return value
     from jax.experimental import multihost_utils
@@ -151,5 +175,13 @@ def agree_on_least(value: int) -> int:
 
 
 def agree_on_most(value: int) -> int:
-    """The greatest of all processes' values, of 32 bits.  All must call it, at the same point."""
+    """The greatest of all processes' values, of 32 bits.  All must call it, at the same point.
+
+    Args:
+        value: This process's value.
+
+    Example:
+        >>> agree_on_most(len(["a", "b", "c"]))  # as many rows as the longest process has
+        3
+    """
     return -agree_on_least(-value)

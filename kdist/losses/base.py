@@ -35,6 +35,12 @@ class LossSum:
         denominator: What to divide by once both are added up over shards, or None for "nothing".
         per_row: Whether the denominator is the number of valid rows, as it is for every loss that
             is averaged in the default way.  Such losses share one denominator and one gradient.
+
+    Example:
+        >>> from kdist.losses import MeanSquaredError
+        >>> sums = MeanSquaredError().sums(jnp.zeros((2, 1)), jnp.array([[1.0], [3.0]]), weight=jnp.array([1.0, 0.0]))
+        >>> float(sums.sum), float(sums.denominator), float(sums.value())
+        (1.0, 2.0, 0.5)
     """
 
     sum: jax.Array
@@ -51,6 +57,10 @@ class LossSum:
 def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
     """``numerator / denominator``, and 0 where the denominator is 0.
 
+    Args:
+        numerator: An array.
+        denominator: An array that broadcasts with it.
+
     Example:
         >>> safe_divide(jnp.array([3.0, 3.0]), jnp.array([2.0, 0.0])).tolist()
         [1.5, 0.0]
@@ -59,7 +69,16 @@ def safe_divide(numerator: jax.Array, denominator: jax.Array) -> jax.Array:
 
 
 def mean_over(values: jax.Array, axis: int = -1) -> jax.Array:
-    """The mean over an axis; values of rank 1 are per row already."""
+    """The mean over an axis; values of rank 1 are per row already.
+
+    Args:
+        values: Loss values ``[b, ...]``.
+        axis: The axis to average over; -1 by default.
+
+    Example:
+        >>> mean_over(jnp.array([[1.0, 3.0], [2.0, 2.0]])).tolist(), mean_over(jnp.array([1.0, 3.0])).tolist()
+        ([2.0, 2.0], [1.0, 3.0])
+    """
     return values.mean(axis) if values.ndim > 1 else values
 
 
@@ -104,8 +123,8 @@ class Loss:
 
     Args:
         name: The name of the loss in logs; the class's in snake case by default.
-        reduction: "sum_over_batch_size" (or "mean": sum of weighted values over the number of
-            values), "mean_with_sample_weight" (over the sum of the weights), "sum", or None.
+        reduction: "sum_over_batch_size" (or "mean": sum of weighted values over the number of values),
+            "mean_with_sample_weight" (over the sum of the weights), "sum", or None; "sum_over_batch_size" by default.
         dtype: The dtype that values are computed in; float32 by default.
 
     Raises:
@@ -144,11 +163,33 @@ class Loss:
         Args:
             y_true: Targets ``[b, ...]``.
             y_pred: Predictions ``[b, ...]``, floating point.
+
+        Example:
+            >>> class Quantile(Loss):
+            ...     def call(self, y_true, y_pred):
+            ...         off = y_true - y_pred
+            ...         return jnp.maximum(0.9 * off, -0.1 * off).mean(-1)
+            >>> print(Quantile().call(jnp.array([[1.0], [0.0]]), jnp.array([[0.0], [1.0]])))
+            [0.9 0.1]
         """
         raise NotImplementedError(f"{type(self).__name__} must define call(y_true, y_pred).")
 
     def mask(self, y_true: jax.Array, values: jax.Array) -> jax.Array | None:
-        """Which values count, shaped like `values`; None means all of them."""
+        """Which values count, shaped like `values`; None means all of them.
+
+        Args:
+            y_true: Targets ``[b, ...]``.
+            values: What `call` returned.
+
+        Example:
+            >>> class WhereKnown(Loss):
+            ...     def call(self, y_true, y_pred):
+            ...         return jnp.abs(y_true - y_pred)
+            ...     def mask(self, y_true, values):
+            ...         return y_true >= 0
+            >>> float(WhereKnown()([1.0, -1.0], [3.0, 9.0]))
+            2.0
+        """
         return None
 
     def values(
@@ -157,11 +198,35 @@ class Loss:
         """`call`, on targets and predictions of one dtype and of ranks that match.
 
         A loss that needs all rows overrides it; to the others `valid` and `shards` mean nothing.
+
+        Args:
+            y_true: Targets ``[b, ...]``.
+            y_pred: Predictions ``[b, ...]``.
+            valid: ``[b]``, 1 for rows that count and 0 for padding; None, the default, if all count.
+            shards: How to reach the rows of the other shards; by default there are none.
+
+        Example:
+            >>> from kdist.losses import MeanAbsoluteError
+            >>> MeanAbsoluteError().values([1, 2], [[1.5], [2.0]]).tolist()
+            [0.5, 0.0]
         """
         return jnp.asarray(self.call(*self.aligned(y_true, y_pred)))
 
     def aligned(self, y_true: jax.Array, y_pred: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """Targets and predictions of one dtype (unless the loss `keeps_targets`) and of ranks that match."""
+        """Targets and predictions of one dtype (unless the loss `keeps_targets`) and of ranks that match.
+
+        Args:
+            y_true: Targets ``[b, ...]``.
+            y_pred: Predictions ``[b, ...]``.
+
+        Raises:
+            DataError: The targets are complex.
+
+        Example:
+            >>> y_true, y_pred = Loss().aligned([1, 2], [[1.5], [2.0]])
+            >>> y_true.shape, y_true.dtype.name
+            ((2, 1), 'float32')
+        """
         y_pred = jnp.asarray(y_pred).astype(self.dtype)
         y_true = jnp.asarray(y_true)
         if not self.keeps_targets:
@@ -186,9 +251,16 @@ class Loss:
         Args:
             y_true: Targets ``[b, ...]``.
             y_pred: Predictions ``[b, ...]``.
-            weight: Sample weights ``[b]`` or of any shape that the loss values start with.
-            valid: ``[b]``, 1 for rows that count and 0 for padding; None if all count.
-            shards: How to reach the rows of the other shards.
+            weight: Sample weights ``[b]`` or of any shape that the loss values start with; none by default.
+            valid: ``[b]``, 1 for rows that count and 0 for padding; None, the default, if all count.
+            shards: How to reach the rows of the other shards; by default there are none.
+
+        Example:
+            >>> from kdist.losses import MeanSquaredError
+            >>> y_true, y_pred = jnp.zeros((2, 1)), jnp.array([[1.0], [3.0]])
+            >>> sums = MeanSquaredError().sums(y_true, y_pred, valid=jnp.array([1.0, 0.0]))
+            >>> float(sums.sum), float(sums.denominator)
+            (1.0, 1.0)
         """
         values = self.values(y_true, y_pred, valid, shards)
         rows = np.float32(y_pred.shape[0]) if valid is None else valid.sum()
@@ -229,9 +301,7 @@ class Formula(Loss):
     A subclass puts what else `fn` takes into `arguments`.
 
     Args:
-        reduction: See `Loss`.
-        name: See `Loss`.
-        dtype: See `Loss`.
+        reduction, name, dtype: As in `Loss`.
     """
 
     fn: Callable[..., jax.Array]

@@ -22,9 +22,9 @@ def binary_crossentropy(
     Args:
         y_true: 0 or 1, or probabilities, ``[b, ...]``.
         y_pred: Probabilities, or logits, of the same shape.
-        from_logits: Whether predictions are logits.
-        label_smoothing: How far targets are moved towards 1/2: ``y (1 - s) + s / 2``.
-        axis: The axis that is averaged over.
+        from_logits: Whether predictions are logits; False by default.
+        label_smoothing: How far targets are moved towards 1/2: ``y (1 - s) + s / 2``; 0.0 by default.
+        axis: The axis that is averaged over; -1 by default.
 
     Raises:
         DataError: The shapes differ.
@@ -49,9 +49,9 @@ def categorical_crossentropy(
     Args:
         y_true: Distributions over the classes, such as one-hot labels, ``[b, ..., C]``.
         y_pred: Probabilities, or logits, of the same shape.
-        from_logits: Whether predictions are logits.
-        label_smoothing: How far targets are moved towards the even distribution: ``y (1 - s) + s / C``.
-        axis: The axis of the classes.
+        from_logits: Whether predictions are logits; False by default.
+        label_smoothing: How far targets are moved towards the even distribution: ``y (1 - s) + s / C``; 0.0 by default.
+        axis: The axis of the classes; -1 by default.
 
     Raises:
         DataError: The shapes differ.
@@ -79,9 +79,9 @@ def sparse_categorical_crossentropy(
     Args:
         y_true: Labels ``[b, ...]``, or ``[b, ..., 1]``.
         y_pred: Probabilities, or logits, ``[b, ..., C]``.
-        from_logits: Whether predictions are logits; probabilities are renormalised and clipped.
-        ignore_class: A label that costs nothing.
-        axis: The axis of the classes.
+        from_logits: Whether predictions are logits; probabilities are renormalised and clipped; False by default.
+        ignore_class: A label that costs nothing; none by default.
+        axis: The axis of the classes; -1 by default.
 
     Raises:
         DataError: There is not one label a prediction.
@@ -110,9 +110,7 @@ class Smoothed(Formula):
         from_logits: Whether predictions are logits.
         label_smoothing: How far targets are moved towards the even distribution, from 0 to 1.
         axis: The axis of the classes.
-        reduction: See `Loss`.
-        name: See `Loss`.
-        dtype: See `Loss`.
+        reduction, name, dtype: As in `Loss`.
 
     Raises:
         ConfigError: `axis` is none that can hold classes.
@@ -133,7 +131,16 @@ class Smoothed(Formula):
 
 
 class BinaryCrossentropy(Smoothed):
-    """See `binary_crossentropy`; arguments as in `Smoothed`.
+    """See `binary_crossentropy`.
+
+    Args:
+        from_logits: Whether predictions are logits, not probabilities; False by default.
+        label_smoothing: How far targets are moved towards 1/2, from 0, the default, to 1.
+        axis: The axis that is averaged over; -1 by default.
+        reduction, name, dtype: As in `Loss`.
+
+    Raises:
+        ConfigError: `axis` is no axis within a row.
 
     Example:
         >>> round(float(BinaryCrossentropy(from_logits=True)([[1.0], [0.0]], [[2.0], [-2.0]])), 4)
@@ -144,7 +151,16 @@ class BinaryCrossentropy(Smoothed):
 
 
 class CategoricalCrossentropy(Smoothed):
-    """See `categorical_crossentropy`; arguments as in `Smoothed`.
+    """See `categorical_crossentropy`.
+
+    Args:
+        from_logits: Whether predictions are logits, not probabilities; False by default.
+        label_smoothing: How far targets are moved towards the even distribution, from 0, the default, to 1.
+        axis: The axis of the classes; -1 by default.
+        reduction, name, dtype: As in `Loss`.
+
+    Raises:
+        ConfigError: `axis` is no axis within a row.
 
     Example:
         >>> round(float(CategoricalCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]])), 4)
@@ -160,10 +176,10 @@ class SparseCategoricalCrossentropy(Formula):
     With `ignore_class`, positions of that label count neither in the sum nor in the denominator.
 
     Args:
-        from_logits: Whether predictions are logits.
-        ignore_class: A label that does not count.
+        from_logits: Whether predictions are logits; False by default.
+        ignore_class: A label that does not count; none by default.
         reduction: See `Loss`.
-        axis: The axis of the classes.
+        axis: The axis of the classes; -1 by default.
         name: See `Loss`.
         dtype: See `Loss`.
 

@@ -36,12 +36,12 @@ def binary_focal_crossentropy(
     Args:
         y_true: 0 or 1, or probabilities, ``[b, ...]``.
         y_pred: Probabilities, or logits, of the same shape.
-        apply_class_balancing: Whether targets 1 weigh `alpha` and targets 0 ``1 - alpha``.
-        alpha: The weight of targets 1.
-        gamma: How much less the examples weigh that are predicted well; 0 is the plain cross-entropy.
-        from_logits: Whether predictions are logits, of which the sigmoid is taken and then clipped.
-        label_smoothing: How far targets are moved towards 1/2: ``y (1 - s) + s / 2``.
-        axis: The axis that is averaged over.
+        apply_class_balancing: Whether targets 1 weigh `alpha` and targets 0 ``1 - alpha``; False by default.
+        alpha: The weight of targets 1; 0.25 by default.
+        gamma: How much less the examples weigh that are predicted well; 0 is the plain cross-entropy; 2.0 by default.
+        from_logits: Whether predictions are logits, of which the sigmoid is taken and then clipped; False by default.
+        label_smoothing: How far targets are moved towards 1/2: ``y (1 - s) + s / 2``; 0.0 by default.
+        axis: The axis that is averaged over; -1 by default.
 
     Raises:
         DataError: The shapes differ.
@@ -73,11 +73,11 @@ def categorical_focal_crossentropy(
     Args:
         y_true: Distributions over the classes, such as one-hot labels, ``[b, ..., C]``.
         y_pred: Probabilities, or logits, of the same shape; probabilities are renormalised and clipped.
-        alpha: The weight of every class, or of each.
-        gamma: How much less the examples weigh that are predicted well; 0 is the plain cross-entropy.
-        from_logits: Whether predictions are logits, of which the softmax is taken and then clipped.
-        label_smoothing: How far targets are moved towards the even distribution: ``y (1 - s) + s / C``.
-        axis: The axis of the classes.
+        alpha: The weight of every class, or of each; 0.25 by default.
+        gamma: How much less the examples weigh that are predicted well; 0 is the plain cross-entropy; 2.0 by default.
+        from_logits: Whether predictions are logits, of which the softmax is taken and then clipped; False by default.
+        label_smoothing: How far targets are moved towards the even distribution: ``y (1 - s) + s / C``; 0.0 by default.
+        axis: The axis of the classes; -1 by default.
 
     Raises:
         DataError: The shapes differ, or `alpha` has another length than there are classes.
@@ -122,15 +122,13 @@ class BinaryFocalCrossentropy(Formula):
     """See `binary_focal_crossentropy`.
 
     Args:
-        apply_class_balancing: Whether targets 1 weigh `alpha` and targets 0 ``1 - alpha``.
-        alpha: The weight of targets 1.
-        gamma: How much less the examples weigh that are predicted well.
-        from_logits: Whether predictions are logits.
-        label_smoothing: How far targets are moved towards 1/2, from 0 to 1.
-        axis: The axis that is averaged over.
-        reduction: See `Loss`.
-        name: See `Loss`.
-        dtype: See `Loss`.
+        apply_class_balancing: Whether targets 1 weigh `alpha` and targets 0 ``1 - alpha``; False by default.
+        alpha: The weight of targets 1; 0.25 by default.
+        gamma: How much less the examples weigh that are predicted well; 2.0 by default.
+        from_logits: Whether predictions are logits; False by default.
+        label_smoothing: How far targets are moved towards 1/2, from 0 to 1; 0.0 by default.
+        axis: The axis that is averaged over; -1 by default.
+        reduction, name, dtype: As in `Loss`.
 
     Raises:
         ConfigError: `axis` is no axis within a row.
@@ -170,14 +168,12 @@ class CategoricalFocalCrossentropy(Formula):
     """See `categorical_focal_crossentropy`.
 
     Args:
-        alpha: The weight of every class, or of each.
-        gamma: How much less the examples weigh that are predicted well.
-        from_logits: Whether predictions are logits.
-        label_smoothing: How far targets are moved towards the even distribution, from 0 to 1.
-        axis: The axis of the classes.
-        reduction: See `Loss`.
-        name: See `Loss`.
-        dtype: See `Loss`.
+        alpha: The weight of every class, or of each; 0.25 by default.
+        gamma: How much less the examples weigh that are predicted well; 2.0 by default.
+        from_logits: Whether predictions are logits; False by default.
+        label_smoothing: How far targets are moved towards the even distribution, from 0 to 1; 0.0 by default.
+        axis: The axis of the classes; -1 by default.
+        reduction, name, dtype: As in `Loss`.
 
     Raises:
         ConfigError: `axis` is none that can hold classes.
@@ -215,10 +211,8 @@ class CategoricalGeneralizedCrossEntropy(Formula):
     """See `categorical_generalized_cross_entropy`.
 
     Args:
-        q: Between 0, cross-entropy, and 1, absolute error, which wrong labels harm less.
-        reduction: See `Loss`.
-        name: See `Loss`.
-        dtype: See `Loss`.
+        q: Between 0, cross-entropy, and 1, absolute error, which wrong labels harm less; 0.5 by default.
+        reduction, name, dtype: As in `Loss`.
 
     Raises:
         ConfigError: `q` is not between 0 and 1.

@@ -66,7 +66,10 @@ def categorical_hinge(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
 
 
 class Hinge(Formula):
-    """See `hinge`; arguments as in `Formula`.
+    """See `hinge`.
+
+    Args:
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> float(Hinge()([[1.0], [-1.0]], [[0.5], [0.5]]))
@@ -77,7 +80,10 @@ class Hinge(Formula):
 
 
 class SquaredHinge(Formula):
-    """See `squared_hinge`; arguments as in `Formula`.
+    """See `squared_hinge`.
+
+    Args:
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> float(SquaredHinge()([[1.0], [-1.0]], [[0.5], [0.5]]))
@@ -88,7 +94,10 @@ class SquaredHinge(Formula):
 
 
 class CategoricalHinge(Formula):
-    """See `categorical_hinge`; arguments as in `Formula`.
+    """See `categorical_hinge`.
+
+    Args:
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> float(CategoricalHinge()([[0.0, 1.0]], [[0.5, 0.75]]))

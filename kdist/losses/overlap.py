@@ -33,7 +33,7 @@ def dice(y_true: jax.Array, y_pred: jax.Array, axis: Axes = None) -> jax.Array:
     Args:
         y_true: 0 or 1, ``[b, ...]``.
         y_pred: Probabilities of the same shape.
-        axis: The axes that are summed over, None for all.
+        axis: The axes that are summed over, None, the default, for all.
 
     Returns:
         A value for each index along the other axes.
@@ -59,9 +59,9 @@ def tversky(
     Args:
         y_true: 0 or 1, ``[b, ...]``.
         y_pred: Probabilities of the same shape.
-        alpha: The weight of false positives, FP: predicted, and not there.
-        beta: The weight of false negatives, FN: there, and not predicted.
-        axis: The axes that are summed over, None for all.
+        alpha: The weight of false positives, FP: predicted, and not there; 0.5 by default.
+        beta: The weight of false negatives, FN: there, and not predicted; 0.5 by default.
+        axis: The axes that are summed over, None, the default, for all.
 
     Returns:
         A value for each index along the other axes.
@@ -129,7 +129,7 @@ class Dice(_Overlap):
     Args:
         reduction: See `Loss`.
         name: See `Loss`.
-        axis: The axes that are summed over, None for all.
+        axis: The axes that are summed over, None, the default, for all.
         dtype: See `Loss`.
 
     Example:
@@ -154,11 +154,11 @@ class Tversky(_Overlap):
     """See `tversky`; with the rows among the axes as `Dice`.
 
     Args:
-        alpha: The weight of false positives.
-        beta: The weight of false negatives.
+        alpha: The weight of false positives; 0.5 by default.
+        beta: The weight of false negatives; 0.5 by default.
         reduction: See `Loss`.
         name: See `Loss`.
-        axis: The axes that are summed over, None for all.
+        axis: The axes that are summed over, None, the default, for all.
         dtype: See `Loss`.
 
     Example:

@@ -128,6 +128,11 @@ def get(identifier: Any) -> Loss | str | None:
 def for_shapes(loss: Loss | str, true_shape: tuple[int, ...], pred_shape: tuple[int, ...]) -> Loss:
     """`loss`, with "crossentropy" resolved for targets and predictions of these shapes.
 
+    Args:
+        loss: What `get` returned: a Loss, or one of the names in `BY_SHAPE`.
+        true_shape: Shape of the targets, rows first.
+        pred_shape: Shape of the predictions, rows first.
+
     Example:
         >>> for_shapes("crossentropy", (8,), (8, 3))
         <SparseCategoricalCrossentropy 'crossentropy', reduction='sum_over_batch_size'>

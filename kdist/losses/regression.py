@@ -19,6 +19,13 @@ from kdist.losses.shapes import require_axis, require_broadcast, require_same_sh
 def mean_squared_error(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
     """``mean((y - p)^2)`` over the last axis.
 
+    Args:
+        y_true: Targets ``[b, ...]``, or of a shape that broadcasts to the predictions'.
+        y_pred: Predictions ``[b, ...]``.
+
+    Raises:
+        DataError: The shapes do not fit.
+
     Example:
         >>> mean_squared_error(jnp.array([[0.0, 1.0]]), jnp.array([[2.0, 1.0]])).tolist()
         [2.0]
@@ -29,6 +36,13 @@ def mean_squared_error(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
 
 def mean_absolute_error(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
     """``mean(|y - p|)`` over the last axis.
+
+    Args:
+        y_true: Targets ``[b, ...]``, or of a shape that broadcasts to the predictions'.
+        y_pred: Predictions ``[b, ...]``.
+
+    Raises:
+        DataError: The shapes do not fit.
 
     Example:
         >>> mean_absolute_error(jnp.array([[0.0, 1.0]]), jnp.array([[2.0, 1.0]])).tolist()
@@ -41,6 +55,13 @@ def mean_absolute_error(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
 def mean_absolute_percentage_error(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
     """``100 mean(|y - p| / max(|y|, 1e-7))`` over the last axis.
 
+    Args:
+        y_true: Targets ``[b, ...]``, or of a shape that broadcasts to the predictions'.
+        y_pred: Predictions ``[b, ...]``.
+
+    Raises:
+        DataError: The shapes do not fit.
+
     Example:
         >>> mean_absolute_percentage_error(jnp.array([[4.0, 2.0]]), jnp.array([[2.0, 2.0]])).tolist()
         [25.0]
@@ -51,6 +72,13 @@ def mean_absolute_percentage_error(y_true: jax.Array, y_pred: jax.Array) -> jax.
 
 def mean_squared_logarithmic_error(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
     """``mean((log(p + 1) - log(y + 1))^2)`` over the last axis, both clipped below at 1e-7.
+
+    Args:
+        y_true: Targets ``[b, ...]``, or of a shape that broadcasts to the predictions'.
+        y_pred: Predictions ``[b, ...]``.
+
+    Raises:
+        DataError: The shapes do not fit.
 
     Example:
         >>> round(mean_squared_logarithmic_error(jnp.array([[0.0]]), jnp.array([[1.0]])).item(), 4)
@@ -63,6 +91,14 @@ def mean_squared_logarithmic_error(y_true: jax.Array, y_pred: jax.Array) -> jax.
 
 def cosine_similarity(y_true: jax.Array, y_pred: jax.Array, axis: int = -1) -> jax.Array:
     """Minus the cosine of the angle between targets and predictions: -1 is alike.
+
+    Args:
+        y_true: Targets ``[b, ...]``, or of a shape that broadcasts to the predictions'.
+        y_pred: Predictions ``[b, ...]``.
+        axis: The axis of the vectors that are compared; -1 by default.
+
+    Raises:
+        DataError: The shapes do not fit.
 
     Example:
         >>> cosine_similarity(jnp.array([[0.0, 1.0], [1.0, 0.0]]), jnp.array([[0.0, 2.0], [0.0, 1.0]])).tolist()
@@ -78,6 +114,14 @@ def cosine_similarity(y_true: jax.Array, y_pred: jax.Array, axis: int = -1) -> j
 def huber(y_true: jax.Array, y_pred: jax.Array, delta: float = 1.0) -> jax.Array:
     """Squared error up to `delta` (halved), linear beyond; mean over the last axis.
 
+    Args:
+        y_true: Targets ``[b, ...]``, or of a shape that broadcasts to the predictions'.
+        y_pred: Predictions ``[b, ...]``.
+        delta: Up to which error the loss is quadratic; 1.0 by default.
+
+    Raises:
+        DataError: The shapes do not fit.
+
     Example:
         >>> huber(jnp.array([[0.0], [0.0]]), jnp.array([[0.5], [3.0]])).tolist()
         [0.125, 2.5]
@@ -88,6 +132,13 @@ def huber(y_true: jax.Array, y_pred: jax.Array, delta: float = 1.0) -> jax.Array
 
 def log_cosh(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
     """``mean(log(cosh(p - y)))`` over the last axis.
+
+    Args:
+        y_true: Targets ``[b, ...]``, or of a shape that broadcasts to the predictions'.
+        y_pred: Predictions ``[b, ...]``.
+
+    Raises:
+        DataError: The shapes do not fit.
 
     Example:
         >>> round(log_cosh(jnp.array([[0.0]]), jnp.array([[1.0]])).item(), 4)
@@ -100,6 +151,13 @@ def log_cosh(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
 def poisson(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
     """``mean(p - y log(p + 1e-7))`` over the last axis.
 
+    Args:
+        y_true: Counts ``[b, ...]``, or of a shape that broadcasts to the predictions'.
+        y_pred: Rates ``[b, ...]``, positive.
+
+    Raises:
+        DataError: The shapes do not fit.
+
     Example:
         >>> round(poisson(jnp.array([[2.0]]), jnp.array([[2.0]])).item(), 4)
         0.6137
@@ -111,6 +169,13 @@ def poisson(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
 def kl_divergence(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
     """``sum(y log(y / p))`` over the last axis, both clipped to [1e-7, 1].
 
+    Args:
+        y_true: Distributions over C classes, ``[b, ..., C]``.
+        y_pred: Distributions of the same shape.
+
+    Raises:
+        DataError: The shapes differ.
+
     Example:
         >>> round(kl_divergence(jnp.array([[0.5, 0.5]]), jnp.array([[0.25, 0.75]])).item(), 4)
         0.1438
@@ -121,7 +186,10 @@ def kl_divergence(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
 
 
 class MeanSquaredError(Formula):
-    """See `mean_squared_error`; arguments as in `Formula`.
+    """See `mean_squared_error`.
+
+    Args:
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> float(MeanSquaredError()([[0.0], [1.0]], [[2.0], [1.0]], sample_weight=[0.5, 1.0]))
@@ -132,7 +200,10 @@ class MeanSquaredError(Formula):
 
 
 class MeanAbsoluteError(Formula):
-    """See `mean_absolute_error`; arguments as in `Formula`.
+    """See `mean_absolute_error`.
+
+    Args:
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> float(MeanAbsoluteError(reduction="sum")([[0.0], [1.0]], [[2.0], [2.0]]))
@@ -143,7 +214,10 @@ class MeanAbsoluteError(Formula):
 
 
 class MeanAbsolutePercentageError(Formula):
-    """See `mean_absolute_percentage_error`; arguments as in `Formula`.
+    """See `mean_absolute_percentage_error`.
+
+    Args:
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> float(MeanAbsolutePercentageError()([[4.0]], [[2.0]]))
@@ -154,7 +228,10 @@ class MeanAbsolutePercentageError(Formula):
 
 
 class MeanSquaredLogarithmicError(Formula):
-    """See `mean_squared_logarithmic_error`; arguments as in `Formula`.
+    """See `mean_squared_logarithmic_error`.
+
+    Args:
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> round(float(MeanSquaredLogarithmicError()([[0.0]], [[1.0]])), 4)
@@ -168,10 +245,8 @@ class CosineSimilarity(Formula):
     """See `cosine_similarity`.
 
     Args:
-        axis: The axis of the vectors that are compared.
-        reduction: See `Loss`.
-        name: See `Loss`.
-        dtype: See `Loss`.
+        axis: The axis of the vectors that are compared; -1 by default.
+        reduction, name, dtype: As in `Loss`.
 
     Raises:
         ConfigError: `axis` is no axis within a row.
@@ -199,10 +274,8 @@ class Huber(Formula):
     """See `huber`; it is called ``huber_loss`` in logs.
 
     Args:
-        delta: Up to which error the loss is quadratic.
-        reduction: See `Loss`.
-        name: See `Loss`.
-        dtype: See `Loss`.
+        delta: Up to which error the loss is quadratic; 1.0 by default.
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> float(Huber(delta=2.0)([[0.0]], [[3.0]]))
@@ -224,7 +297,10 @@ class Huber(Formula):
 
 
 class LogCosh(Formula):
-    """See `log_cosh`; arguments as in `Formula`.
+    """See `log_cosh`.
+
+    Args:
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> round(float(LogCosh()([[0.0]], [[1.0]])), 4)
@@ -235,7 +311,10 @@ class LogCosh(Formula):
 
 
 class Poisson(Formula):
-    """See `poisson`; arguments as in `Formula`.
+    """See `poisson`.
+
+    Args:
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> round(float(Poisson()([[2.0]], [[2.0]])), 4)
@@ -246,7 +325,10 @@ class Poisson(Formula):
 
 
 class KLDivergence(Formula):
-    """See `kl_divergence`; arguments as in `Formula`.
+    """See `kl_divergence`.
+
+    Args:
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> round(float(KLDivergence()([[0.5, 0.5]], [[0.25, 0.75]])), 4)

@@ -36,7 +36,10 @@ def ctc(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
 
 
 class CTC(Formula):
-    """See `ctc`; arguments as in `Formula`.
+    """See `ctc`.
+
+    Args:
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> round(float(CTC()([[1, 0]], [[[0.0, 0.0, 0.0], [0.0, 0.0, 0.0]]])), 4)

@@ -16,6 +16,10 @@ def align_ranks(y_true: jax.Array, y_pred: jax.Array) -> tuple[jax.Array, jax.Ar
 
     ``(b,)`` against ``(b, 1)`` gains the last axis; ``(b, T)`` against ``(b, T, 1)`` loses it.
 
+    Args:
+        y_true: Targets ``[b, ...]``.
+        y_pred: Predictions ``[b, ...]``.
+
     Example:
         >>> y_true, y_pred = align_ranks(jnp.zeros(4), jnp.zeros((4, 1)))
         >>> y_true.shape, y_pred.shape
@@ -42,6 +46,10 @@ def weighted_product(values: jax.Array, *weights: jax.Array) -> jax.Array:
 
 def align_weight(weight: jax.Array, shape: tuple[int, ...]) -> jax.Array:
     """`weight` with axes of 1 appended, so that it multiplies values of `shape` row by row.
+
+    Args:
+        weight: Weights of any shape that `shape` starts with, such as ``[b]`` or ``[b, steps]``.
+        shape: The shape of the values, rows first.
 
     Raises:
         DataError: The shapes do not start alike.
@@ -82,6 +90,11 @@ def target_kind(true_shape: tuple[int, ...], pred_shape: tuple[int, ...]) -> str
 def class_indices(y_true: jax.Array, pred_rank: int, axis: int = -1) -> jax.Array:
     """Integer labels, without the axis of 1 that they have where the predictions have their classes, or at the end.
 
+    Args:
+        y_true: Labels ``[b, ...]``, or ``[b, ..., 1]``.
+        pred_rank: The rank of the predictions.
+        axis: The axis of the predictions' classes; -1 by default.
+
     Example:
         >>> class_indices(jnp.array([[2.0], [0.0]]), pred_rank=2).tolist()
         [2, 0]
@@ -108,8 +121,18 @@ def require_axis(axis: int) -> None:
 def require_broadcast(y_true: jax.Array, y_pred: jax.Array) -> None:
     """Refuses targets that do not broadcast to the predictions.
 
+    Args:
+        y_true: Targets ``[b, ...]``.
+        y_pred: Predictions ``[b, ...]``.
+
     Raises:
         DataError: They do not.
+
+    Example:
+        >>> require_broadcast(jnp.zeros((4, 1)), jnp.zeros((4, 3)))
+        >>> require_broadcast(jnp.zeros((4, 2)), jnp.zeros((4, 3)))
+        Traceback (most recent call last):
+        kdist.errors.DataError: Targets of shape rows x 2 cannot be compared with predictions of shape rows x 3: ...
     """
     try:
         together = jnp.broadcast_shapes(y_true.shape, y_pred.shape)
@@ -122,8 +145,17 @@ def require_broadcast(y_true: jax.Array, y_pred: jax.Array) -> None:
 def require_same_shape(y_true: jax.Array, y_pred: jax.Array) -> None:
     """Refuses targets of another shape than the predictions.
 
+    Args:
+        y_true: Targets ``[b, ...]``.
+        y_pred: Predictions ``[b, ...]``.
+
     Raises:
         DataError: They differ.
+
+    Example:
+        >>> require_same_shape(jnp.zeros((4, 1)), jnp.zeros((4, 3)))
+        Traceback (most recent call last):
+        kdist.errors.DataError: Targets of shape rows x 1 cannot be compared with predictions of shape rows x 3: ...
     """
     if y_true.shape != y_pred.shape:
         raise DataError(mismatch(y_true, y_pred, "the same shape"))

@@ -37,9 +37,9 @@ def circle(
         y_pred: Embeddings ``[b, D]`` of length 1.
         ref_labels: Labels ``[B]`` or ``[B, 1]`` of what the rows are compared with; `y_true` by default.
         ref_embeddings: Embeddings ``[B, D]`` of it; `y_pred` by default.
-        remove_diagonal: Whether row i is not compared with row i.
-        gamma: How steep the loss is.
-        margin: How near and how far is enough.
+        remove_diagonal: Whether row i is not compared with row i; True by default.
+        gamma: How steep the loss is; 80.0 by default.
+        margin: How near and how far is enough; 0.4 by default.
 
     Returns:
         Values ``[b]``.
@@ -64,12 +64,10 @@ class Circle(Formula):
     """See `circle`: the mean over the anchors that have a loss, of all rows of the batch, on whatever shard.
 
     Args:
-        gamma: How steep the loss is.
-        margin: How near and how far is enough.
-        remove_diagonal: Whether a row is not compared with itself.
-        reduction: See `Loss`.
-        name: See `Loss`.
-        dtype: See `Loss`.
+        gamma: How steep the loss is; 80.0 by default.
+        margin: How near and how far is enough; 0.4 by default.
+        remove_diagonal: Whether a row is not compared with itself; True by default.
+        reduction, name, dtype: As in `Loss`.
 
     Example:
         >>> y_pred = [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]

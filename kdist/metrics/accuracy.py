@@ -17,6 +17,11 @@ from kdist.metrics.base import MeanMetric
 def binary_accuracy(y_true: jax.Array, y_pred: jax.Array, threshold: float = 0.5) -> jax.Array:
     """How often ``(p > threshold) == y``, mean over the last axis.
 
+    Args:
+        y_true: 0 or 1, ``[b, ...]``.
+        y_pred: Probabilities of the same shape.
+        threshold: What a prediction must exceed to be a 1; 0.5 by default.
+
     Example:
         >>> binary_accuracy(jnp.array([[0.0, 1.0]]), jnp.array([[0.6, 0.7]])).tolist()
         [0.5]
@@ -28,6 +33,10 @@ def binary_accuracy(y_true: jax.Array, y_pred: jax.Array, threshold: float = 0.5
 def categorical_accuracy(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
     """Whether the largest prediction is where the largest target is.
 
+    Args:
+        y_true: One-hot labels ``[b, ..., C]``.
+        y_pred: Probabilities, logits or other scores of the same shape.
+
     Example:
         >>> categorical_accuracy(jnp.array([[0, 1], [0, 1]]), jnp.array([[0.1, 0.9], [0.8, 0.2]])).tolist()
         [1.0, 0.0]
@@ -38,6 +47,13 @@ def categorical_accuracy(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
 def sparse_categorical_accuracy(y_true: jax.Array, y_pred: jax.Array) -> jax.Array:
     """Whether the largest prediction is at the label.
 
+    Args:
+        y_true: Integer labels ``[b, ...]`` or ``[b, ..., 1]``.
+        y_pred: Probabilities, logits or other scores ``[b, ..., C]``.
+
+    Raises:
+        DataError: There is not one label a prediction.
+
     Example:
         >>> sparse_categorical_accuracy(jnp.array([1, 1]), jnp.array([[0.1, 0.9], [0.8, 0.2]])).tolist()
         [1.0, 0.0]
@@ -47,6 +63,11 @@ def sparse_categorical_accuracy(y_true: jax.Array, y_pred: jax.Array) -> jax.Arr
 
 def top_k_categorical_accuracy(y_true: jax.Array, y_pred: jax.Array, k: int = 5) -> jax.Array:
     """Whether fewer than `k` predictions are larger than that of the largest target.
+
+    Args:
+        y_true: One-hot labels ``[b, ..., C]``.
+        y_pred: Scores of the same shape.
+        k: How many predictions may hit; 5 by default.
 
     Example:
         >>> top_k_categorical_accuracy(jnp.array([[0, 0, 1]]), jnp.array([[0.5, 0.2, 0.3]]), k=2).tolist()
@@ -63,8 +84,12 @@ def sparse_top_k_categorical_accuracy(
     Args:
         y_true: Integer labels ``[b, ...]`` or ``[b, ..., 1]``.
         y_pred: Scores ``[b, ..., C]``; or class ids, best first, where `from_sorted_ids` is set.
-        k: How many predictions may hit.
-        from_sorted_ids: Whether predictions are the ids of classes, and a hit is the label among the first `k`.
+        k: How many predictions may hit; 5 by default.
+        from_sorted_ids: Whether predictions are the ids of classes, and a hit is the label among the first `k`; False
+            by default.
+
+    Raises:
+        DataError: There is not one label a prediction.
 
     Example:
         >>> sparse_top_k_categorical_accuracy(jnp.array([2, 1]), jnp.array([[0.5, 0.2, 0.3]] * 2), k=2).tolist()
@@ -101,6 +126,9 @@ class _HitRate(MeanMetric):
 class Accuracy(_HitRate):
     """How often predictions equal targets exactly.
 
+    Args:
+        name, dtype: As in `Metric`.
+
     Example:
         >>> Accuracy()([[1], [2]], [[1], [3]])
         0.5
@@ -116,9 +144,8 @@ class BinaryAccuracy(_HitRate):
     """See `binary_accuracy`.
 
     Args:
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        threshold: What a prediction must exceed to be a 1.
+        name, dtype: As in `Metric`.
+        threshold: What a prediction must exceed to be a 1; 0.5 by default.
 
     Example:
         >>> BinaryAccuracy(threshold=0.3)([[0], [1]], [[0.2], [0.4]])
@@ -135,6 +162,9 @@ class BinaryAccuracy(_HitRate):
 class CategoricalAccuracy(_HitRate):
     """See `categorical_accuracy`.
 
+    Args:
+        name, dtype: As in `Metric`.
+
     Example:
         >>> CategoricalAccuracy()([[0, 1], [0, 1]], [[0.1, 0.9], [0.8, 0.2]])
         0.5
@@ -145,6 +175,9 @@ class CategoricalAccuracy(_HitRate):
 
 class SparseCategoricalAccuracy(_HitRate):
     """See `sparse_categorical_accuracy`.
+
+    Args:
+        name, dtype: As in `Metric`.
 
     Example:
         >>> SparseCategoricalAccuracy()([1, 1], [[0.1, 0.9], [0.8, 0.2]])
@@ -158,9 +191,8 @@ class TopKCategoricalAccuracy(_HitRate):
     """See `top_k_categorical_accuracy`.
 
     Args:
-        k: How many predictions may hit.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        k: How many predictions may hit; 5 by default.
+        name, dtype: As in `Metric`.
 
     Example:
         >>> TopKCategoricalAccuracy(k=2)([[0, 0, 1], [0, 1, 0]], [[0.5, 0.2, 0.3]] * 2)
@@ -178,10 +210,9 @@ class SparseTopKCategoricalAccuracy(_HitRate):
     """See `sparse_top_k_categorical_accuracy`.
 
     Args:
-        k: How many predictions may hit.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        from_sorted_ids: Whether predictions are the ids of classes, best first, and not their scores.
+        k: How many predictions may hit; 5 by default.
+        name, dtype: As in `Metric`.
+        from_sorted_ids: Whether predictions are the ids of classes, best first, and not their scores; False by default.
 
     Example:
         >>> SparseTopKCategoricalAccuracy(k=2)([2, 1], [[0.5, 0.2, 0.3]] * 2)

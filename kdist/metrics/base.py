@@ -22,7 +22,7 @@ class Metric:
 
     Args:
         name: The name in logs; the class's name in snake case by default.
-        dtype: Accepted for Keras's sake; sums are float32 on the devices, float64 on the host.
+        dtype: Accepted for Keras's sake, None by default; sums are float32 on the devices, float64 on the host.
 
     Example:
         >>> class Largest(Metric):
@@ -51,16 +51,46 @@ class Metric:
         Args:
             y_true: Targets ``[b, ...]``.
             y_pred: Predictions ``[b, ...]``, float32.
-            weight: ``[b]`` or ``[b, T]``, 0 for rows that fill a batch; None if all count as 1.
+            weight: ``[b]`` or ``[b, T]``, 0 for rows that fill a batch; None, the default, if all count as 1.
+
+        Returns:
+            Arrays in any structure, such that those of two batches add up to those of both.
+
+        Example:
+            >>> from kdist.metrics import MeanAbsoluteError
+            >>> sums = MeanAbsoluteError().sums(jnp.array([1.0, 2.0]), jnp.array([1.5, 2.0]), jnp.array([1.0, 0.0]))
+            >>> [float(a) for a in sums]  # of errors, and of weights
+            [0.5, 1.0]
         """
         raise NotImplementedError(f"{type(self).__name__} must define sums(y_true, y_pred, weight).")
 
     def weigh(self, y_true: jax.Array, y_pred: jax.Array, weight: jax.Array) -> jax.Array:
-        """The user's weights, less those of what the metric leaves out; arguments as in `sums`."""
+        """The user's weights, less those of what the metric leaves out.
+
+        Args:
+            y_true: As in `sums`.
+            y_pred: As in `sums`.
+            weight: As in `sums`.
+
+        Example:
+            >>> from kdist.metrics import SparseCategoricalCrossentropy
+            >>> metric = SparseCategoricalCrossentropy(ignore_class=0)
+            >>> metric.weigh(jnp.array([0, 1]), jnp.ones((2, 3)), jnp.array([0.5, 0.5])).tolist()
+            [0.0, 0.5]
+        """
         return weight
 
     def result(self, sums: PyTree) -> float | np.ndarray:
-        """The metric's value, from NumPy sums."""
+        """The metric's value, from NumPy sums.
+
+        Args:
+            sums: What `sums` returned, added up over all batches and shards, as NumPy arrays in float64.
+
+        Example:
+            >>> from kdist.metrics import RootMeanSquaredError
+            >>> RootMeanSquaredError().result((np.array(8.0), np.array(2.0)))
+            2.0
+        """
         raise NotImplementedError(f"{type(self).__name__} must define result(sums).")
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> float | np.ndarray:
@@ -100,10 +130,10 @@ class MeanMetric(Metric):
     """The weighted mean over rows of a function of targets and predictions.
 
     Args:
-        fn: ``fn(y_true, y_pred, **arguments)`` gives values ``[b, ...]``, or a scalar, which counts
-            once for every row seen.
+        fn: ``fn(y_true, y_pred, **arguments)`` gives values ``[b, ...]``, or a scalar, which counts once for every row
+            seen; none by default.
         name: The name in logs; the function's by default.
-        dtype: Accepted for Keras's sake.
+        dtype: As in `Metric`.
         arguments: Further arguments of `fn`.
 
     Example:

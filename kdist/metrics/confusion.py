@@ -70,8 +70,7 @@ class Thresholded(Metric):
         thresholds: Numbers, in any order; a prediction is positive where it is greater.
         class_id: Count this entry of the last axis only; None counts all.
         top_k: Predictions that are not among the `top_k` largest of the last axis are never positive.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        name, dtype: As in `Metric`.
 
     Example:
         >>> Thresholded([0.5]).sums(np.array([0.0, 1.0]), np.array([0.2, 0.8]))["positive"].tolist()
@@ -207,6 +206,13 @@ class _Count(_Listed):
 class TruePositives(_Count):
     """The weight of the positive targets whose prediction exceeds a threshold, 0.5 by default.
 
+    Args:
+        thresholds: One, or several, which give a vector ``[T]``; 0.5 by default.
+        name, dtype: As in `Metric`.
+
+    Raises:
+        ConfigError: A threshold does not lie in [0, 1].
+
     Example:
         >>> TruePositives()([0, 1, 1], [0.9, 0.9, 0.1])
         1.0
@@ -217,6 +223,13 @@ class TruePositives(_Count):
 
 class FalsePositives(_Count):
     """The weight of the negative targets whose prediction exceeds a threshold, 0.5 by default.
+
+    Args:
+        thresholds: One, or several, which give a vector ``[T]``; 0.5 by default.
+        name, dtype: As in `Metric`.
+
+    Raises:
+        ConfigError: A threshold does not lie in [0, 1].
 
     Example:
         >>> FalsePositives()([0, 1, 0], [0.9, 0.9, 0.6])
@@ -229,6 +242,13 @@ class FalsePositives(_Count):
 class FalseNegatives(_Count):
     """The weight of the positive targets whose prediction exceeds no threshold, 0.5 by default.
 
+    Args:
+        thresholds: One, or several, which give a vector ``[T]``; 0.5 by default.
+        name, dtype: As in `Metric`.
+
+    Raises:
+        ConfigError: A threshold does not lie in [0, 1].
+
     Example:
         >>> FalseNegatives()([0, 1, 1], [0.9, 0.9, 0.1])
         1.0
@@ -239,6 +259,13 @@ class FalseNegatives(_Count):
 
 class TrueNegatives(_Count):
     """The weight of the negative targets whose prediction exceeds no threshold, 0.5 by default.
+
+    Args:
+        thresholds: One, or several, which give a vector ``[T]``; 0.5 by default.
+        name, dtype: As in `Metric`.
+
+    Raises:
+        ConfigError: A threshold does not lie in [0, 1].
 
     Example:
         >>> TrueNegatives()([0, 1, 0], [0.9, 0.9, 0.1])
@@ -273,10 +300,9 @@ class Precision(_Rate):
     Args:
         thresholds: What a prediction must exceed, in [0, 1]: a number or several; 0.5 by default, and nothing
             where `top_k` is given.
-        top_k: Only the `top_k` largest predictions of the last axis are positive.
-        class_id: Count this entry of the last axis only.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        top_k: Only the `top_k` largest predictions of the last axis are positive; none by default.
+        class_id: Count this entry of the last axis only; none by default.
+        name, dtype: As in `Metric`.
 
     Example:
         >>> Precision()([0, 1, 1, 1], [0.9, 0.9, 0.6, 0.1])
@@ -292,10 +318,9 @@ class Recall(_Rate):
     Args:
         thresholds: What a prediction must exceed, in [0, 1]: a number or several; 0.5 by default, and nothing
             where `top_k` is given.
-        top_k: Only the `top_k` largest predictions of the last axis are positive.
-        class_id: Count this entry of the last axis only.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        top_k: Only the `top_k` largest predictions of the last axis are positive; none by default.
+        class_id: Count this entry of the last axis only; none by default.
+        name, dtype: As in `Metric`.
 
     Example:
         >>> Recall(thresholds=[0.5, 0.05])([0, 1, 1], [0.9, 0.9, 0.1])

@@ -38,20 +38,18 @@ class AUC(_Curve):
     """Area under the ROC or a precision-recall curve, by a Riemann sum over thresholds.
 
     Args:
-        num_thresholds: How many thresholds: -1e-7, i / (num_thresholds - 1), 1 + 1e-7.
-        curve: "ROC", "PR" or "PRGAIN" (precision and recall gain: Flach and Kull, "Precision-recall-gain
-            curves", NeurIPS 2015), in any case.
-        summation_method: "interpolation" (trapezoids; for PR the interpolation of Davis and
-            Goadrich, "The relationship between precision-recall and ROC curves", ICML 2006),
-            "minoring" or "majoring".
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        thresholds: Thresholds in [0, 1] in place of `num_thresholds`.
-        multi_label: Whether each label, an entry of predictions ``[b, L]``, has an area of its own; the result
-            is their mean.
-        num_labels: L, where `multi_label` is set: checked against the predictions.
-        label_weights: ``[L]``: what each label's area, or without `multi_label` each element, counts.
-        from_logits: Whether predictions pass through a sigmoid first.
+        num_thresholds: How many thresholds: -1e-7, i / (num_thresholds - 1), 1 + 1e-7; 200 by default.
+        curve: "ROC", "PR" or "PRGAIN" (precision and recall gain: Flach and Kull, "Precision-recall-gain curves",
+            NeurIPS 2015), in any case; "ROC" by default.
+        summation_method: "interpolation" (trapezoids; for PR the interpolation of Davis and Goadrich, "The relationship
+            between precision-recall and ROC curves", ICML 2006), "minoring" or "majoring"; "interpolation" by default.
+        name, dtype: As in `Metric`.
+        thresholds: Thresholds in [0, 1] in place of `num_thresholds`; none by default.
+        multi_label: Whether each label, an entry of predictions ``[b, L]``, has an area of its own; the result is their
+            mean; False by default.
+        num_labels: L, where `multi_label` is set: checked against the predictions; none by default.
+        label_weights: ``[L]``: what each label's area, or without `multi_label` each element, counts; none by default.
+        from_logits: Whether predictions pass through a sigmoid first; False by default.
 
     Raises:
         ConfigError: An argument has an unknown or impossible value.
@@ -183,10 +181,9 @@ class SensitivityAtSpecificity(_BestAt):
 
     Args:
         specificity: In [0, 1].
-        num_thresholds: How many thresholds, spread evenly over [0, 1]; 1 is 0.5 alone.
-        class_id: Count this entry of the last axis only.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        num_thresholds: How many thresholds, spread evenly over [0, 1]; 1 is 0.5 alone; 200 by default.
+        class_id: Count this entry of the last axis only; none by default.
+        name, dtype: As in `Metric`.
 
     Example:
         >>> SensitivityAtSpecificity(0.5)([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])
@@ -211,10 +208,9 @@ class SpecificityAtSensitivity(_BestAt):
 
     Args:
         sensitivity: In [0, 1].
-        num_thresholds: How many thresholds, spread evenly over [0, 1]; 1 is 0.5 alone.
-        class_id: Count this entry of the last axis only.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        num_thresholds: How many thresholds, spread evenly over [0, 1]; 1 is 0.5 alone; 200 by default.
+        class_id: Count this entry of the last axis only; none by default.
+        name, dtype: As in `Metric`.
 
     Example:
         >>> SpecificityAtSensitivity(1.0)([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])
@@ -239,10 +235,9 @@ class PrecisionAtRecall(_BestAt):
 
     Args:
         recall: In [0, 1].
-        num_thresholds: How many thresholds, spread evenly over [0, 1]; 1 is 0.5 alone.
-        class_id: Count this entry of the last axis only.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        num_thresholds: How many thresholds, spread evenly over [0, 1]; 1 is 0.5 alone; 200 by default.
+        class_id: Count this entry of the last axis only; none by default.
+        name, dtype: As in `Metric`.
 
     Example:
         >>> PrecisionAtRecall(0.5)([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])
@@ -267,10 +262,9 @@ class RecallAtPrecision(_BestAt):
 
     Args:
         precision: In [0, 1].
-        num_thresholds: How many thresholds, spread evenly over [0, 1]; 1 is 0.5 alone.
-        class_id: Count this entry of the last axis only.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        num_thresholds: How many thresholds, spread evenly over [0, 1]; 1 is 0.5 alone; 200 by default.
+        class_id: Count this entry of the last axis only; none by default.
+        name, dtype: As in `Metric`.
 
     Example:
         >>> RecallAtPrecision(0.9)([0, 0, 1, 1], [0.1, 0.6, 0.4, 0.9])

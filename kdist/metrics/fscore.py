@@ -23,12 +23,12 @@ class FBetaScore(Metric):
     """``(1 + beta^2) P R / (beta^2 P + R)`` of precision P and recall R; 0 where both are 0.
 
     Args:
-        average: None gives the score of each class, a vector ``[C]``; "macro" is their mean, "weighted" their mean
-            weighted by the positive targets of each, "micro" the score of all classes counted together.
-        beta: How much more recall counts than precision; positive.
-        threshold: What a prediction must exceed to be positive, in (0, 1].  None: the largest of each row is.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        average: None, the default, gives the score of each class, a vector ``[C]``; "macro" is their mean, "weighted"
+            their mean weighted by the positive targets of each, "micro" the score of all classes counted together.
+        beta: How much more recall counts than precision; positive; 1.0 by default.
+        threshold: What a prediction must exceed to be positive, in (0, 1]; None, the default, takes the largest of each
+            row.
+        name, dtype: As in `Metric`.
 
     Raises:
         ConfigError: An argument has an unknown or impossible value.
@@ -103,8 +103,7 @@ class F1Score(FBetaScore):
     Args:
         average: See `FBetaScore`.
         threshold: See `FBetaScore`.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        name, dtype: As in `Metric`.
 
     Example:
         >>> F1Score(average="micro")([[1, 0], [0, 1]], [[0.9, 0.1], [0.8, 0.2]])

@@ -30,12 +30,11 @@ class IoU(Metric):
     Args:
         num_classes: C.  Elements with a label or a prediction outside ``0 .. C - 1`` do not count.
         target_class_ids: The classes to average over.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        ignore_class: Elements with this label do not count.
-        sparse_y_true: Whether targets are labels; if not, the largest entry along `axis` is the label.
-        sparse_y_pred: Alike for predictions.
-        axis: The axis of the classes, where there is one.
+        name, dtype: As in `Metric`.
+        ignore_class: Elements with this label do not count; none by default.
+        sparse_y_true: Whether targets are labels; if not, the largest entry along `axis` is the label; True by default.
+        sparse_y_pred: Alike for predictions; True by default.
+        axis: The axis of the classes, where there is one; -1 by default.
 
     Raises:
         ConfigError: A target class is not in ``0 .. C - 1``.
@@ -107,10 +106,9 @@ class BinaryIoU(IoU):
     """`IoU` of labels 0 and 1 and predicted probabilities.
 
     Args:
-        target_class_ids: The classes to average over, of 0 and 1.
-        threshold: The least prediction that is a 1.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        target_class_ids: The classes to average over, of 0 and 1; (0, 1) by default.
+        threshold: The least prediction that is a 1; 0.5 by default.
+        name, dtype: As in `Metric`.
 
     Example:
         >>> BinaryIoU(target_class_ids=[0, 1], threshold=0.3)([0, 1, 0, 1], [0.1, 0.2, 0.4, 0.7])
@@ -137,8 +135,7 @@ class MeanIoU(IoU):
 
     Args:
         num_classes: See `IoU`.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        name, dtype: As in `Metric`.
         ignore_class: See `IoU`.
         sparse_y_true: See `IoU`.
         sparse_y_pred: See `IoU`.
@@ -168,8 +165,7 @@ class OneHotIoU(IoU):
     Args:
         num_classes: See `IoU`.
         target_class_ids: See `IoU`.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        name, dtype: As in `Metric`.
         ignore_class: See `IoU`.
         sparse_y_pred: See `IoU`.
         axis: See `IoU`.
@@ -197,8 +193,7 @@ class OneHotMeanIoU(MeanIoU):
 
     Args:
         num_classes: See `IoU`.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+        name, dtype: As in `Metric`.
         ignore_class: See `IoU`.
         sparse_y_pred: See `IoU`.
         axis: See `IoU`.

@@ -20,7 +20,7 @@ class LossMean(MeanMetric):
     Args:
         loss: The loss; its reduction means nothing here.
         name: The name in logs; the loss's by default.
-        dtype: Accepted for Keras's sake.
+        dtype: As in `Metric`.
 
     Raises:
         ConfigError: The loss of a row depends on the other rows of its batch, so that rows have no mean.
@@ -53,6 +53,9 @@ class _LossMean(MeanMetric):
 class MeanSquaredError(_LossMean):
     """Mean of `kdist.losses.mean_squared_error`.
 
+    Args:
+        name, dtype: As in `Metric`.
+
     Example:
         >>> MeanSquaredError()([0.0, 1.0], [0.5, 1.0])
         0.125
@@ -63,6 +66,9 @@ class MeanSquaredError(_LossMean):
 
 class RootMeanSquaredError(MeanSquaredError):
     """The square root of the mean squared error over everything.
+
+    Args:
+        name, dtype: As in `Metric`.
 
     Example:
         >>> RootMeanSquaredError()([0.0, 1.0], [0.5, 1.5])
@@ -77,6 +83,9 @@ class RootMeanSquaredError(MeanSquaredError):
 class MeanAbsoluteError(_LossMean):
     """Mean of `kdist.losses.mean_absolute_error`.
 
+    Args:
+        name, dtype: As in `Metric`.
+
     Example:
         >>> MeanAbsoluteError()([0.0, 1.0], [0.5, 1.0])
         0.25
@@ -87,6 +96,9 @@ class MeanAbsoluteError(_LossMean):
 
 class MeanAbsolutePercentageError(_LossMean):
     """Mean of `kdist.losses.mean_absolute_percentage_error`.
+
+    Args:
+        name, dtype: As in `Metric`.
 
     Example:
         >>> MeanAbsolutePercentageError()([2.0, 1.0], [3.0, 1.0])
@@ -99,6 +111,9 @@ class MeanAbsolutePercentageError(_LossMean):
 class MeanSquaredLogarithmicError(_LossMean):
     """Mean of `kdist.losses.mean_squared_logarithmic_error`.
 
+    Args:
+        name, dtype: As in `Metric`.
+
     Example:
         >>> round(MeanSquaredLogarithmicError()([0.0, 1.0], [0.0, 3.0]), 4)
         0.2402
@@ -109,6 +124,9 @@ class MeanSquaredLogarithmicError(_LossMean):
 
 class LogCoshError(_LossMean):
     """Mean of `kdist.losses.log_cosh`.
+
+    Args:
+        name, dtype: As in `Metric`.
 
     Example:
         >>> round(LogCoshError()([0.0, 1.0], [1.0, 1.0]), 4)
@@ -122,6 +140,9 @@ class LogCoshError(_LossMean):
 class Hinge(_LossMean):
     """Mean of `kdist.losses.hinge`; targets are -1 and 1, or 0 and 1.
 
+    Args:
+        name, dtype: As in `Metric`.
+
     Example:
         >>> Hinge()([0.0, 1.0], [-0.5, 2.0])
         0.25
@@ -132,6 +153,9 @@ class Hinge(_LossMean):
 
 class SquaredHinge(_LossMean):
     """Mean of `kdist.losses.squared_hinge`; targets are -1 and 1, or 0 and 1.
+
+    Args:
+        name, dtype: As in `Metric`.
 
     Example:
         >>> SquaredHinge()([0.0, 1.0], [-0.5, 2.0])
@@ -144,6 +168,9 @@ class SquaredHinge(_LossMean):
 class CategoricalHinge(_LossMean):
     """Mean of `kdist.losses.categorical_hinge`.
 
+    Args:
+        name, dtype: As in `Metric`.
+
     Example:
         >>> CategoricalHinge()([[0.0, 1.0]], [[0.25, 0.75]])
         0.5
@@ -155,6 +182,9 @@ class CategoricalHinge(_LossMean):
 class Poisson(_LossMean):
     """Mean of `kdist.losses.poisson`.
 
+    Args:
+        name, dtype: As in `Metric`.
+
     Example:
         >>> round(Poisson()([[0.0], [2.0]], [[0.5], [1.0]]), 4)
         0.75
@@ -165,6 +195,9 @@ class Poisson(_LossMean):
 
 class KLDivergence(_LossMean):
     """Mean of `kdist.losses.kl_divergence`.
+
+    Args:
+        name, dtype: As in `Metric`.
 
     Example:
         >>> round(KLDivergence()([[0.5, 0.5]], [[0.25, 0.75]]), 4)
@@ -178,9 +211,8 @@ class CosineSimilarity(MeanMetric):
     """Mean cosine of the angle between targets and predictions: 1 is alike.
 
     Args:
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        axis: The axis that vectors lie along.
+        name, dtype: As in `Metric`.
+        axis: The axis that vectors lie along; -1 by default.
 
     Example:
         >>> round(CosineSimilarity()([[1.0, 0.0], [1.0, 0.0]], [[2.0, 0.0], [0.0, 1.0]]), 4)
@@ -202,10 +234,9 @@ class BinaryCrossentropy(_LossMean):
     """Mean of `kdist.losses.binary_crossentropy`.
 
     Args:
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        from_logits: Whether predictions are logits, not probabilities.
-        label_smoothing: How far targets move towards 0.5, in [0, 1].
+        name, dtype: As in `Metric`.
+        from_logits: Whether predictions are logits, not probabilities; False by default.
+        label_smoothing: How far targets move towards 0.5, in [0, 1]; 0 by default.
 
     Example:
         >>> round(BinaryCrossentropy()([[0.0], [1.0]], [[0.5], [0.5]]), 4)
@@ -229,11 +260,10 @@ class CategoricalCrossentropy(_LossMean):
     """Mean of `kdist.losses.categorical_crossentropy`.
 
     Args:
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        from_logits: Whether predictions are logits, not probabilities.
-        label_smoothing: How far targets move towards 1 / C for C classes, in [0, 1].
-        axis: The axis of the classes.
+        name, dtype: As in `Metric`.
+        from_logits: Whether predictions are logits, not probabilities; False by default.
+        label_smoothing: How far targets move towards 1 / C for C classes, in [0, 1]; 0 by default.
+        axis: The axis of the classes; -1 by default.
 
     Example:
         >>> round(CategoricalCrossentropy()([[0.0, 1.0]], [[0.5, 0.5]]), 4)
@@ -261,11 +291,10 @@ class SparseCategoricalCrossentropy(_LossMean):
     are weights; without weights the mean is over all labels.
 
     Args:
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        from_logits: Whether predictions are logits, not probabilities.
-        ignore_class: A label that has no loss.
-        axis: The axis of the classes.
+        name, dtype: As in `Metric`.
+        from_logits: Whether predictions are logits, not probabilities; False by default.
+        ignore_class: A label that has no loss; none by default.
+        axis: The axis of the classes; -1 by default.
 
     Example:
         >>> round(SparseCategoricalCrossentropy()([1], [[0.5, 0.5]]), 4)

@@ -63,9 +63,8 @@ class Mean(Reduction):
     """The weighted mean of values, one a row; a row of several has their mean.
 
     Args:
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        fn: ``fn(y_true, y_pred)`` gives the values ``[b, ...]``; None takes them as they are.
+        name, dtype: As in `Metric`.
+        fn: ``fn(y_true, y_pred)`` gives the values ``[b, ...]``; None, the default, takes them as they are.
 
     Example:
         >>> Mean()([1.0, 3.0], sample_weight=[3.0, 1.0])
@@ -88,10 +87,9 @@ class Sum(Reduction):
     """The weighted sum of values.
 
     Args:
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        fn: ``fn(y_true, y_pred)`` gives the values ``[b, ...]``, or their sum over the rows it sees; None takes
-            values as they are.
+        name, dtype: As in `Metric`.
+        fn: ``fn(y_true, y_pred)`` gives the values ``[b, ...]``, or their sum over the rows it sees; None, the default,
+            takes values as they are.
 
     Example:
         >>> Sum()([1.0, 3.0], sample_weight=[3.0, 1.0])

@@ -139,6 +139,11 @@ def get(identifier: Any) -> Metric | str:
 def for_shapes(metric: Metric | str, true_shape: tuple[int, ...], pred_shape: tuple[int, ...]) -> Metric:
     """`metric`, with "accuracy" and "crossentropy" resolved for targets and predictions of these shapes.
 
+    Args:
+        metric: What `get` returned: a Metric, or one of the names in `BY_SHAPE`.
+        true_shape: Shape of the targets, rows first.
+        pred_shape: Shape of the predictions, rows first.
+
     Example:
         >>> for_shapes("acc", (8,), (8, 3))
         <SparseCategoricalAccuracy 'acc'>

@@ -29,11 +29,11 @@ class R2Score(Metric):
 
     Args:
         class_aggregation: How the scores of several outputs become one: "uniform_average", their mean;
-            "variance_weighted_average", weighted by the targets' variance; None, not at all: a vector ``[D]``.
-        num_regressors: How many inputs the model has, for the adjusted score ``1 - (1 - R2)(n - 1) / (n - p - 1)``
-            over n elements of the targets; 0 does not adjust.
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
+            "variance_weighted_average", weighted by the targets' variance; None, not at all: a vector ``[D]``;
+            "uniform_average" by default.
+        num_regressors: How many inputs the model has, for the adjusted score ``1 - (1 - R2)(n - 1) / (n - p - 1)`` over
+            n elements of the targets; 0, the default, does not adjust.
+        name, dtype: As in `Metric`.
 
     Raises:
         ConfigError: An argument has an unknown or impossible value.
@@ -138,7 +138,7 @@ def pearson_correlation(y_true: jax.Array, y_pred: jax.Array, axis: int = -1) ->
     Args:
         y_true: Targets ``[b, ..., D]``.
         y_pred: Predictions of the same shape.
-        axis: The axis of the values.
+        axis: The axis of the values; -1 by default.
 
     Raises:
         DataError: The shapes differ, or there is one value a row.
@@ -158,7 +158,7 @@ def concordance_correlation(y_true: jax.Array, y_pred: jax.Array, axis: int = -1
     Args:
         y_true: Targets ``[b, ..., D]``.
         y_pred: Predictions of the same shape.
-        axis: The axis of the values.
+        axis: The axis of the values; -1 by default.
 
     Raises:
         DataError: The shapes differ, or there is one value a row.
@@ -197,9 +197,11 @@ class PearsonCorrelation(_Correlation):
     """Mean of `pearson_correlation`, the correlation of the values of each row.
 
     Args:
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        axis: The axis of the values; not that of the rows.
+        name, dtype: As in `Metric`.
+        axis: The axis of the values; not that of the rows; -1 by default.
+
+    Raises:
+        ConfigError: `axis` is that of the rows.
 
     Example:
         >>> PearsonCorrelation()([[1.0, 2.0], [1.0, 2.0]], [[4.0, 6.0], [6.0, 4.0]])
@@ -213,9 +215,11 @@ class ConcordanceCorrelation(_Correlation):
     """Mean of `concordance_correlation`, the agreement of the values of each row.
 
     Args:
-        name: The name in logs.
-        dtype: Accepted for Keras's sake.
-        axis: The axis of the values; not that of the rows.
+        name, dtype: As in `Metric`.
+        axis: The axis of the values; not that of the rows; -1 by default.
+
+    Raises:
+        ConfigError: `axis` is that of the rows.
 
     Example:
         >>> round(ConcordanceCorrelation()([[1.0, 2.0]], [[2.0, 3.0]]), 4)

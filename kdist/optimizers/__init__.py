@@ -103,7 +103,12 @@ _WRAPPERS: dict[str, tuple[type[Optimizer], str]] = {
 
 
 def names() -> list[str]:
-    """Every string that `get` accepts, in lower case; case does not matter."""
+    """Every string that `get` accepts, in lower case; case does not matter.
+
+    Example:
+        >>> "adam" in names(), "sgd" in names(), "adamax" in names(), "adma" in names()
+        (True, True, True, False)
+    """
     return sorted(_BY_NAME)
 
 

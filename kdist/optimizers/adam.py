@@ -19,12 +19,13 @@ class Adam(Optimizer):
     as far in Keras.  With `amsgrad` they agree.
 
     Args:
-        learning_rate: The rate.
-        beta_1: Decay of the mean of the gradients.
-        beta_2: Decay of the mean of their squares.
-        epsilon: Added to the root.
-        amsgrad: Whether to divide by the largest mean square so far.
-        common: As in `Optimizer`.
+        learning_rate: The rate; 0.001 by default.
+        beta_1: Decay of the mean of the gradients; 0.9 by default.
+        beta_2: Decay of the mean of their squares; 0.999 by default.
+        epsilon: Added to the root; 1e-7 by default.
+        amsgrad: Whether to divide by the largest mean square so far; False by default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
 
     Example:
         >>> Adam(learning_rate=3e-4, beta_2=0.98).learning_rate
@@ -59,13 +60,17 @@ class AdamW(Adam):
     """Adam with decoupled weight decay of every parameter, biases included, as in Keras.
 
     Args:
-        learning_rate: The rate.
+        learning_rate: The rate; 0.001 by default.
         weight_decay: As in `Optimizer`, but not None.
-        beta_1: Decay of the mean of the gradients.
-        beta_2: Decay of the mean of their squares.
-        epsilon: Added to the bias-corrected root.
-        amsgrad: Whether to divide by the largest mean square so far.
-        common: As in `Optimizer`.
+        beta_1: Decay of the mean of the gradients; 0.9 by default.
+        beta_2: Decay of the mean of their squares; 0.999 by default.
+        epsilon: Added to the bias-corrected root; 1e-7 by default.
+        amsgrad: Whether to divide by the largest mean square so far; False by default.
+        clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
+
+    Raises:
+        ConfigError: `weight_decay` is None, or an argument is out of its range.
 
     Example:
         >>> adamw = AdamW(1e-3, weight_decay=0.01)
@@ -92,11 +97,12 @@ class Adamax(Optimizer):
     """`optax.adamax`.  Epsilon is added inside the running maximum; in Keras, behind it.
 
     Args:
-        learning_rate: The rate.
-        beta_1: Decay of the mean of the gradients.
-        beta_2: Decay of their maximum.
-        epsilon: Keeps the divisor from 0.
-        common: As in `Optimizer`.
+        learning_rate: The rate; 0.001 by default.
+        beta_1: Decay of the mean of the gradients; 0.9 by default.
+        beta_2: Decay of their maximum; 0.999 by default.
+        epsilon: Keeps the divisor from 0; 1e-7 by default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
 
     Example:
         >>> Adamax(2e-3).learning_rate
@@ -127,11 +133,12 @@ class Nadam(Optimizer):
     first steps (optax's is 1.39 times as long) and the same ones in the long run.
 
     Args:
-        learning_rate: The rate.
-        beta_1: Decay of the mean of the gradients.
-        beta_2: Decay of the mean of their squares.
-        epsilon: Added to the bias-corrected root, as in Keras.
-        common: As in `Optimizer`.
+        learning_rate: The rate; 0.001 by default.
+        beta_1: Decay of the mean of the gradients; 0.9 by default.
+        beta_2: Decay of the mean of their squares; 0.999 by default.
+        epsilon: Added to the bias-corrected root, as in Keras; 1e-7 by default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
 
     Example:
         >>> Nadam(2e-3).learning_rate
@@ -159,11 +166,12 @@ class Lamb(Optimizer):
     """`optax.lamb`, which is Keras's: the decay comes first, outside the trust ratio.
 
     Args:
-        learning_rate: The rate.
-        beta_1: Decay of the mean of the gradients.
-        beta_2: Decay of the mean of their squares.
-        epsilon: Added to the bias-corrected root.
-        common: As in `Optimizer`.
+        learning_rate: The rate; 0.001 by default.
+        beta_1: Decay of the mean of the gradients; 0.9 by default.
+        beta_2: Decay of the mean of their squares; 0.999 by default.
+        epsilon: Added to the bias-corrected root; 1e-7 by default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
 
     Example:
         >>> Lamb(1e-2, weight_decay=0.01).weight_decay

@@ -36,7 +36,23 @@ from kdist.typing import PyTree
 
 
 class OptStateHolder(Protocol):
-    """Where a live optimizer finds the state that its learning rate is in."""
+    """Where a live optimizer finds the state that its learning rate is in.
+
+    Example:
+        >>> class Holder:
+        ...     def __init__(self, optimizer, params):
+        ...         self.opt_state = optimizer.tx.init(params)
+        ...     def read_opt_state(self):
+        ...         return self.opt_state
+        ...     def write_opt_state(self, opt_state):
+        ...         self.opt_state = opt_state
+        >>> from kdist.optimizers import SGD
+        >>> sgd = SGD(0.1)
+        >>> sgd.attach(Holder(sgd, {"w": jnp.ones(2)}))
+        >>> sgd.learning_rate = 0.05
+        >>> round(sgd.learning_rate, 6)
+        0.05
+    """
 
     def read_opt_state(self) -> PyTree | None:
         """The current optimizer state; None before there is one."""
@@ -51,17 +67,18 @@ class Optimizer:
     Args:
         learning_rate: A number, a schedule (a function of the step), or a function of nothing that is
             called once, when training starts.
-        weight_decay: Decoupled decay of every parameter, ``p -= learning_rate * weight_decay * p``, before
-            the rule sees it.
-        clipnorm: Clip each parameter's gradient to this L2 norm.
-        clipvalue: Clip each gradient element to [-clipvalue, clipvalue].
-        global_clipnorm: Clip the norm of all gradients together.  At most one of the three.
-        use_ema: Whether to keep a moving average of the parameters; `fit` ends with it as the weights.
-        ema_momentum: How much of the average stays at each batch.
+        weight_decay: Decoupled decay of every parameter, ``p -= learning_rate * weight_decay * p``, before the rule
+            sees it; none by default.
+        clipnorm: Clip each parameter's gradient to this L2 norm; none by default.
+        clipvalue: Clip each gradient element to [-clipvalue, clipvalue]; none by default.
+        global_clipnorm: Clip the norm of all gradients together; none by default.  At most one of the three.
+        use_ema: Whether to keep a moving average of the parameters; `fit` ends with it as the weights; False by
+            default.
+        ema_momentum: How much of the average stays at each batch; 0.99 by default.
         ema_overwrite_frequency: Every how many updates the parameters become the average; never by default.
-        loss_scale_factor: Multiply the loss by this, and divide the gradients by it, for float16.
-        gradient_accumulation_steps: Update once every so many batches, by their mean gradient.  A schedule
-            counts batches all the same.
+        loss_scale_factor: Multiply the loss by this, and divide the gradients by it, for float16; none by default.
+        gradient_accumulation_steps: Update once every so many batches, by their mean gradient; none by default.  A
+            schedule counts batches all the same.
         name: The name; the class's in lower case by default.
 
     Attributes:
@@ -120,6 +137,14 @@ class Optimizer:
 
         Returns:
             A transformation from (clipped, mean) gradients to what is added to the parameters.
+
+        Example:
+            >>> import optax
+            >>> class Noisy(Optimizer):
+            ...     def rule(self, learning_rate):
+            ...         return optax.noisy_sgd(learning_rate, eta=0.01)
+            >>> Noisy(0.1, clipnorm=1.0).name
+            'noisy'
         """
         raise NotImplementedError(f"{type(self).__name__} must define rule(learning_rate).")
 
@@ -129,6 +154,15 @@ class Optimizer:
         Args:
             path: Where it is, such as ``dense/kernel``.
             param: Its value.
+
+        Example:
+            >>> from kdist import optimizers
+            >>> class KernelsOnly(optimizers.AdamW):
+            ...     def decay_of(self, path, param):
+            ...         return self.weight_decay if param.ndim > 1 else None
+            >>> adamw = KernelsOnly(weight_decay=0.01)
+            >>> adamw.decay_of("dense/kernel", jnp.ones((3, 2))), adamw.decay_of("dense/bias", jnp.ones(2))
+            (0.01, None)
         """
         return self.weight_decay
 
@@ -138,8 +172,9 @@ class Optimizer:
         """Leaves parameters out of the weight decay.  Call it before training.
 
         Args:
-            var_list: Paths of parameters, such as ``dense/kernel``.
-            var_names: Regular expressions; a parameter with one of them anywhere in its path is left out.
+            var_list: Paths of parameters, such as ``dense/kernel``; none by default.
+            var_names: Regular expressions; a parameter with one of them anywhere in its path is left out.  None by
+                default.
 
         Raises:
             ConfigError: Training has begun, or an argument is not a list of strings.
@@ -161,7 +196,27 @@ class Optimizer:
     # The learning rate ------------------------------------------------------------------------------
 
     def attach(self, holder: OptStateHolder) -> None:
-        """Makes `learning_rate` that of a run: read from, and written to, the holder's state."""
+        """Makes `learning_rate` that of a run: read from, and written to, the holder's state.
+
+        Args:
+            holder: What has the state of the run, such as a `kdist.Trainer`.
+
+        Example:
+            >>> from kdist import optimizers
+            >>> class Holder:
+            ...     def __init__(self, opt_state):
+            ...         self.opt_state = opt_state
+            ...     def read_opt_state(self):
+            ...         return self.opt_state
+            ...     def write_opt_state(self, opt_state):
+            ...         self.opt_state = opt_state
+            >>> sgd = optimizers.SGD(0.1)
+            >>> holder = Holder(sgd.tx.init({"w": jnp.ones(2)}))
+            >>> sgd.attach(holder)
+            >>> sgd.learning_rate = 0.05
+            >>> round(float(holder.opt_state.hyperparams["learning_rate"]), 6)
+            0.05
+        """
         self._holder = holder
 
     @property
@@ -195,7 +250,13 @@ class Optimizer:
         self._learning_rate = float(value)
 
     def learning_rates(self) -> dict[str, float]:
-        """The rate of the next update as it is logged: by "learning_rate", or by part where there are parts."""
+        """The rate of the next update as it is logged: by "learning_rate", or by part where there are parts.
+
+        Example:
+            >>> from kdist import optimizers
+            >>> optimizers.Adam(3e-4).learning_rates()
+            {'learning_rate': 0.0003}
+        """
         rate = self.learning_rate
         return {"learning_rate": _shortest(self._schedule(np.int32(0))) if self._schedule and callable(rate) else rate}
 

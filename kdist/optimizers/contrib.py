@@ -35,23 +35,25 @@ class Muon(Optimizer):
     Source: Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
 
     Args:
-        learning_rate: The rate.
-        adam_beta_1: Adam's decay of the mean of the gradients.
-        adam_beta_2: Adam's decay of the mean of their squares.
-        adam_weight_decay: The weight decay of what Adam has; None for none.
-        epsilon: Adam's epsilon.
-        weight_decay: The weight decay of the matrices; None for none.
-        exclude_layers: Regular expressions; a matrix with one of them anywhere in its path goes to Adam.
-        exclude_embeddings: Whether one with "embedding" in its path does.
-        muon_a: Coefficient of the Newton-Schulz iteration, of X.
-        muon_b: Of ``(X X') X``.
-        muon_c: Of ``(X X')^2 X``.
-        adam_lr_ratio: Adam's rate as a multiple of the rate.
-        momentum: How much of the sum of gradients stays.
-        ns_steps: The number of iterations.
-        nesterov: Whether to look ahead along the momentum.
-        rms_rate: Scales a matrix's step by this times the root of its longer side; None for no scaling.
-        common: As in `Optimizer`.
+        learning_rate: The rate; 0.001 by default.
+        adam_beta_1: Adam's decay of the mean of the gradients; 0.9 by default.
+        adam_beta_2: Adam's decay of the mean of their squares; 0.999 by default.
+        adam_weight_decay: The weight decay of what Adam has; None for none; 0.004 by default.
+        epsilon: Adam's epsilon; 1e-7 by default.
+        weight_decay: The weight decay of the matrices; None for none; 0.004 by default.
+        exclude_layers: Regular expressions; a matrix with one of them anywhere in its path goes to Adam; none by
+            default.
+        exclude_embeddings: Whether one with "embedding" in its path does; True by default.
+        muon_a: Coefficient of the Newton-Schulz iteration, of X; 3.4445 by default.
+        muon_b: Of ``(X X') X``; -4.775 by default.
+        muon_c: Of ``(X X')^2 X``; 2.0315 by default.
+        adam_lr_ratio: Adam's rate as a multiple of the rate; 1 by default.
+        momentum: How much of the sum of gradients stays; 0.95 by default.
+        ns_steps: The number of iterations; 5 by default.
+        nesterov: Whether to look ahead along the momentum; True by default.
+        rms_rate: Scales a matrix's step by this times the root of its longer side; None for no scaling; 0.2 by default.
+        clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
 
     Example:
         >>> Muon(1e-3, exclude_layers=["output"]).momentum
@@ -138,12 +140,16 @@ class ScheduleFreeAdamW(Optimizer):
     Source: Defazio et al., "The Road Less Scheduled" (2024).
 
     Args:
-        learning_rate: The rate.
-        beta_1: How much of the average is in the parameters that gradients are taken at, in (0, 1].
-        beta_2: Decay of the mean square of the gradients.
-        epsilon: Added to its bias-corrected root.
-        warmup_steps: Updates in which the rate grows from 0 in a straight line.
-        common: As in `Optimizer`.
+        learning_rate: The rate; 0.0025 by default.
+        beta_1: How much of the average is in the parameters that gradients are taken at, in (0, 1]; 0.9 by default.
+        beta_2: Decay of the mean square of the gradients; 0.999 by default.
+        epsilon: Added to its bias-corrected root; 1e-8 by default.
+        warmup_steps: Updates in which the rate grows from 0 in a straight line; 0 by default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
+
+    Raises:
+        ConfigError: An argument is out of its range.
 
     Example:
         >>> ScheduleFreeAdamW(warmup_steps=100).learning_rate

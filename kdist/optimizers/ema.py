@@ -19,6 +19,12 @@ class EmaState(NamedTuple):
         batches: Batches seen, int32.
         average: The average, shaped like the parameters; the parameters themselves before the first batch.
         inner: The state of the optimizer inside.
+
+    Example:
+        >>> from kdist.optimizers import SGD
+        >>> state = SGD(0.1, use_ema=True).tx.init({"w": jnp.ones(2)})
+        >>> int(state.batches), state.average["w"].tolist()
+        (0, [1.0, 1.0])
     """
 
     batches: jax.Array
@@ -65,8 +71,8 @@ def ema_params(opt_state: PyTree, params: PyTree = None) -> PyTree | None:
 
     Args:
         opt_state: The state of an optimizer, wrapped or not.
-        params: The parameters, for those that have no average: the ones that a MultiOptimizer trains by a
-            part without `use_ema`.
+        params: The parameters, for those that have no average: the ones that a MultiOptimizer trains by a part without
+            `use_ema`; none by default.
 
     Returns:
         The average, shaped like the parameters and not copied; None if none is kept.

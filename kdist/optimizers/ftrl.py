@@ -47,6 +47,13 @@ def ftrl(
         l2: Strength of the L2 penalty.
         l2_shrinkage: Strength of an L2 penalty on the loss itself.
         beta: Added to the root of n, as in the paper.
+
+    Example:
+        >>> tx = ftrl(0.1, power=-0.5, initial_accumulator_value=0.1, l1=0.0, l2=0.0, l2_shrinkage=0.0, beta=0.0)
+        >>> params = {"w": jnp.array([0.0])}
+        >>> updates, state = tx.update({"w": jnp.array([1.0])}, tx.init(params), params)
+        >>> [round(w, 4) for w in updates["w"].tolist()]
+        [-0.0953]
     """
 
     def init(params: PyTree) -> FtrlState:

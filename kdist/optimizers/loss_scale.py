@@ -22,6 +22,11 @@ class FixedScaleState(NamedTuple):
     Attributes:
         scale: The scale, a float32 scalar.
         inner: The state of the optimizer inside.
+
+    Example:
+        >>> from kdist.optimizers import SGD
+        >>> float(SGD(0.1, loss_scale_factor=1024.0).tx.init({"w": jnp.ones(2)}).scale)
+        1024.0
     """
 
     scale: jax.Array
@@ -35,6 +40,12 @@ class LossScaleState(NamedTuple):
         scale: The scale, a float32 scalar.
         good_steps: Batches since it last changed, int32.
         inner: The state of the optimizer inside.
+
+    Example:
+        >>> from kdist.optimizers import SGD, LossScaleOptimizer
+        >>> state = LossScaleOptimizer(SGD(0.1), initial_scale=512.0).tx.init({"w": jnp.ones(2)})
+        >>> float(state.scale), int(state.good_steps)
+        (512.0, 0)
     """
 
     scale: jax.Array

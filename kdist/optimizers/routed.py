@@ -28,6 +28,11 @@ class Parameter(NamedTuple):
         path: Where it is, such as ``encoder/dense/kernel``.
         shape: Its shape.
         dtype: Its dtype.
+
+    Example:
+        >>> kernel = Parameter("encoder/dense/kernel", (3, 2), np.float32)
+        >>> kernel.name, len(kernel.shape)
+        ('kernel', 2)
     """
 
     path: str
@@ -45,7 +50,7 @@ class OptimizerMap(MutableMapping[str, Optimizer]):
 
     Args:
         default_optimizer: For parameters that nothing matches.
-        optimizer_map: Paths or expressions to start with.
+        optimizer_map: Paths or expressions to start with; none by default.
 
     Raises:
         ConfigError: Something in it is no optimizer, or one that cannot be a part of a MultiOptimizer.
@@ -140,7 +145,7 @@ class MultiOptimizer(Optimizer):
     Args:
         optimizer_map: An OptimizerMap, or a function that gives the optimizer of a `Parameter`; it is called
             once for each, when the model is built.
-        loss_scale_factor: Multiply the loss by this; it replaces that of the parts.
+        loss_scale_factor: Multiply the loss by this; it replaces that of the parts; none by default.
         name: The name; "multioptimizer" by default.
 
     Raises:

@@ -21,10 +21,14 @@ class SGD(Optimizer):
     """Gradient descent, with momentum of Keras's kind: the rate acts on what enters the buffer.
 
     Args:
-        learning_rate: The rate.
-        momentum: How much of the last step is taken again, in [0, 1].
-        nesterov: Whether to look ahead along the momentum.
-        common: As in `Optimizer`.
+        learning_rate: The rate; 0.01 by default.
+        momentum: How much of the last step is taken again, in [0, 1]; 0.0 by default.
+        nesterov: Whether to look ahead along the momentum; False by default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
+
+    Raises:
+        ConfigError: An argument is out of its range.
 
     Example:
         >>> SGD(0.1, momentum=0.9, clipnorm=1.0)
@@ -54,12 +58,13 @@ class RMSprop(Optimizer):
     """`optax.rmsprop`, which is Keras's.
 
     Args:
-        learning_rate: The rate.
-        rho: Decay of the mean square of the gradients.
-        momentum: How much of the last step is taken again.
-        epsilon: Added under the root.
-        centered: Whether the mean square is that of the gradients' deviations.
-        common: As in `Optimizer`.
+        learning_rate: The rate; 0.001 by default.
+        rho: Decay of the mean square of the gradients; 0.9 by default.
+        momentum: How much of the last step is taken again; 0.0 by default.
+        epsilon: Added under the root; 1e-7 by default.
+        centered: Whether the mean square is that of the gradients' deviations; False by default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
 
     Example:
         >>> RMSprop(1e-3, rho=0.95).rho
@@ -89,10 +94,11 @@ class Adadelta(Optimizer):
     """`optax.adadelta`, which is Keras's.
 
     Args:
-        learning_rate: The rate.
-        rho: Decay of the two mean squares, of gradients and of steps.
-        epsilon: Added under both roots.
-        common: As in `Optimizer`.
+        learning_rate: The rate; 0.001 by default.
+        rho: Decay of the two mean squares, of gradients and of steps; 0.95 by default.
+        epsilon: Added under both roots; 1e-7 by default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
 
     Example:
         >>> Adadelta(1.0).rho
@@ -120,10 +126,11 @@ class Adagrad(Optimizer):
     """`optax.adagrad`, which is Keras's.
 
     Args:
-        learning_rate: The rate.
-        initial_accumulator_value: The sums of squared gradients at the start.
-        epsilon: Added under the root.
-        common: As in `Optimizer`.
+        learning_rate: The rate; 0.001 by default.
+        initial_accumulator_value: The sums of squared gradients at the start; 0.1 by default.
+        epsilon: Added under the root; 1e-7 by default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
 
     Example:
         >>> Adagrad(0.1).initial_accumulator_value
@@ -153,13 +160,15 @@ class Adafactor(Optimizer):
     two agree where the last two are the largest, and on vectors and matrices.
 
     Args:
-        learning_rate: The rate, relative to the size of a parameter.
-        beta_2_decay: The exponent of the decay of the mean squares, negative.
-        epsilon_1: Added to the squares of the gradients.
-        epsilon_2: The least size of a parameter.
-        clip_threshold: Updates with a larger root mean square are clipped to it.
-        relative_step: Without effect, as in Keras's code, where the rate is limited to ``1 / sqrt(t)`` anyway.
-        common: As in `Optimizer`.
+        learning_rate: The rate, relative to the size of a parameter; 0.001 by default.
+        beta_2_decay: The exponent of the decay of the mean squares, negative; -0.8 by default.
+        epsilon_1: Added to the squares of the gradients; 1e-30 by default.
+        epsilon_2: The least size of a parameter; 0.001 by default.
+        clip_threshold: Updates with a larger root mean square are clipped to it; 1.0 by default.
+        relative_step: Without effect, as in Keras's code, where the rate is limited to ``1 / sqrt(t)`` anyway; True by
+            default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
 
     Example:
         >>> Adafactor(0.01).clip_threshold
@@ -202,14 +211,15 @@ class Ftrl(Optimizer):
     """Follow the regularized leader (McMahan et al., 2013), for wide and sparse linear models.
 
     Args:
-        learning_rate: The rate; it divides, so it cannot be 0.
-        learning_rate_power: What the sums of squared gradients are raised to in the rate, at most 0.
-        initial_accumulator_value: These sums at the start, at least 0.
-        l1_regularization_strength: Strength of the L1 penalty, which makes parameters exactly 0.
-        l2_regularization_strength: Strength of the L2 penalty.
-        l2_shrinkage_regularization_strength: Strength of an L2 penalty on the loss itself.
-        beta: Added to the root of the sums.
-        common: As in `Optimizer`.
+        learning_rate: The rate; it divides, so it cannot be 0; 0.001 by default.
+        learning_rate_power: What the sums of squared gradients are raised to in the rate, at most 0; -0.5 by default.
+        initial_accumulator_value: These sums at the start, at least 0; 0.1 by default.
+        l1_regularization_strength: Strength of the L1 penalty, which makes parameters exactly 0; 0.0 by default.
+        l2_regularization_strength: Strength of the L2 penalty; 0.0 by default.
+        l2_shrinkage_regularization_strength: Strength of an L2 penalty on the loss itself; 0.0 by default.
+        beta: Added to the root of the sums; 0.0 by default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
 
     Raises:
         ConfigError: A strength or the initial value is negative, or the power positive.
@@ -267,10 +277,14 @@ class Lion(Optimizer):
     """`optax.lion`, with no decay unless asked for: then it is Keras's.
 
     Args:
-        learning_rate: The rate, which is the size of every step.
-        beta_1: How much of the mean of the gradients is in the direction, in (0, 1].
-        beta_2: Decay of that mean.
-        common: As in `Optimizer`.
+        learning_rate: The rate, which is the size of every step; 0.001 by default.
+        beta_1: How much of the mean of the gradients is in the direction, in (0, 1]; 0.9 by default.
+        beta_2: Decay of that mean; 0.99 by default.
+        weight_decay, clipnorm, clipvalue, global_clipnorm, use_ema, ema_momentum, ema_overwrite_frequency,
+            loss_scale_factor, gradient_accumulation_steps, name: As in `Optimizer`.
+
+    Raises:
+        ConfigError: An argument is out of its range.
 
     Example:
         >>> Lion(1e-4).beta_2

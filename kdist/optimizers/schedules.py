@@ -17,6 +17,18 @@ import optax
 
 from kdist.errors import ConfigError, unknown_name
 
+__all__ = [
+    "CosineDecay",
+    "CosineDecayRestarts",
+    "ExponentialDecay",
+    "InverseTimeDecay",
+    "LearningRateSchedule",
+    "PiecewiseConstantDecay",
+    "PolynomialDecay",
+    "deserialize",
+    "serialize",
+]
+
 
 class LearningRateSchedule:
     """The base of schedules: override `__call__`, and keep the constructor's arguments as attributes.
@@ -40,7 +52,12 @@ class LearningRateSchedule:
         raise NotImplementedError(f"{type(self).__name__} must define __call__(step).")
 
     def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments."""
+        """The constructor's arguments.
+
+        Example:
+            >>> ExponentialDecay(0.1, decay_steps=10, decay_rate=0.5).get_config()["decay_steps"]
+            10
+        """
         return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
     @classmethod
@@ -59,8 +76,8 @@ class ExponentialDecay(LearningRateSchedule):
         initial_learning_rate: The rate of step 0.
         decay_steps: The steps in which it is multiplied by `decay_rate`.
         decay_rate: The factor.
-        staircase: Whether it stays the same in between.
-        name: A name.
+        staircase: Whether it stays the same in between; False by default.
+        name: A name; "ExponentialDecay" by default.
 
     Raises:
         ConfigError: `decay_steps` is not positive.
@@ -96,8 +113,8 @@ class InverseTimeDecay(LearningRateSchedule):
         initial_learning_rate: The rate of step 0.
         decay_steps: The steps in which the divisor grows by `decay_rate`.
         decay_rate: That growth.
-        staircase: Whether the rate stays the same in between.
-        name: A name.
+        staircase: Whether the rate stays the same in between; False by default.
+        name: A name; "InverseTimeDecay" by default.
 
     Raises:
         ConfigError: `decay_steps` is not positive.
@@ -132,7 +149,7 @@ class PiecewiseConstantDecay(LearningRateSchedule):
     Args:
         boundaries: The last step of every value but the last, increasing.
         values: The rates, one more than boundaries.
-        name: A name.
+        name: A name; "PiecewiseConstant" by default.
 
     Raises:
         ConfigError: The lengths do not fit, or the boundaries decrease.
@@ -167,10 +184,10 @@ class PolynomialDecay(LearningRateSchedule):
     Args:
         initial_learning_rate: The rate of step 0.
         decay_steps: The steps until the end rate.
-        end_learning_rate: The rate from there on.
-        power: The exponent; 1 is a straight line.
-        cycle: Whether to go on instead with the next multiple of `decay_steps`.
-        name: A name.
+        end_learning_rate: The rate from there on; 0.0001 by default.
+        power: The exponent; 1 is a straight line; 1.0 by default.
+        cycle: Whether to go on instead with the next multiple of `decay_steps`; False by default.
+        name: A name; "PolynomialDecay" by default.
 
     Raises:
         ConfigError: `decay_steps` is not positive.
@@ -212,10 +229,10 @@ class CosineDecay(LearningRateSchedule):
     Args:
         initial_learning_rate: The rate of step 0.
         decay_steps: The steps of the decay, which follow those of the warm-up.
-        alpha: Where it ends, as a fraction of where it begins.
-        name: A name.
-        warmup_target: The rate at the end of the warm-up, from which it decays; None for no warm-up.
-        warmup_steps: The steps of the warm-up.
+        alpha: Where it ends, as a fraction of where it begins; 0.0 by default.
+        name: A name; "CosineDecay" by default.
+        warmup_target: The rate at the end of the warm-up, from which it decays; None, the default, for no warm-up.
+        warmup_steps: The steps of the warm-up; 0 by default.
 
     Raises:
         ConfigError: `decay_steps` is not positive.
@@ -262,10 +279,10 @@ class CosineDecayRestarts(LearningRateSchedule):
     Args:
         initial_learning_rate: The rate of step 0.
         first_decay_steps: The steps of the first period.
-        t_mul: How much longer each period is than the one before.
-        m_mul: How much higher it starts.
-        alpha: Where each ends, as a fraction of the initial rate.
-        name: A name.
+        t_mul: How much longer each period is than the one before; 2.0 by default.
+        m_mul: How much higher it starts; 1.0 by default.
+        alpha: Where each ends, as a fraction of the initial rate; 0.0 by default.
+        name: A name; "SGDRDecay" by default.
 
     Raises:
         ConfigError: `first_decay_steps` is not positive.
@@ -307,7 +324,16 @@ class CosineDecayRestarts(LearningRateSchedule):
 
 
 def serialize(schedule: LearningRateSchedule) -> dict[str, Any]:
-    """A schedule as a dict of plain values, which `deserialize` reads."""
+    """A schedule as a dict of plain values, which `deserialize` reads.
+
+    Args:
+        schedule: One of the schedules of `kdist.optimizers.schedules`, or a class of your own with `get_config`.
+
+    Example:
+        >>> config = serialize(PolynomialDecay(0.1, decay_steps=100))
+        >>> config["class_name"], deserialize(config).decay_steps
+        ('PolynomialDecay', 100)
+    """
     return {"class_name": type(schedule).__name__, "config": schedule.get_config()}
 
 

@@ -99,8 +99,8 @@ class LossScaleOptimizer(Optimizer):
 
     Args:
         inner_optimizer: The optimizer; its `loss_scale_factor` is set to None.
-        initial_scale: The scale to start with.
-        dynamic_growth_steps: How many finite batches double it.
+        initial_scale: The scale to start with; 32768.0 by default.
+        dynamic_growth_steps: How many finite batches double it; 2000 by default.
         name: The name; "loss_scale_optimizer" by default.
         others: Options of other optimizers, accepted at their defaults only.
 
