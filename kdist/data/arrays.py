@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
@@ -20,7 +20,21 @@ DEFAULT_BATCH_SIZE = 32
 
 @dataclasses.dataclass(frozen=True)
 class ArrayLoader:
-    """Rows of arrays in memory; see `from_arrays`, which makes and checks them."""
+    """Rows of arrays in memory; see `from_arrays`, which makes and checks them.
+
+    Attributes:
+        arrays: All rows, a `Batch` of leaves ``[num_rows, ...]``.
+        batch_size: B, the rows of a step.
+        shuffle: True, False or "batch".
+        seed: What the orders are drawn from.
+        cache: True, False or "auto".
+        steps: The most steps of an epoch; None, the default, for all rows.
+
+    Example:
+        >>> loader = from_arrays(np.arange(10.0), batch_size=4, shuffle=False)
+        >>> loader.num_rows, loader.num_steps, loader.read(loader.order(0)[:4]).x.tolist()
+        (10, 3, [0.0, 1.0, 2.0, 3.0])
+    """
 
     arrays: Batch
     batch_size: int
@@ -28,6 +42,8 @@ class ArrayLoader:
     seed: int
     cache: bool | str
     steps: int | None = None
+    readers: ClassVar[int] = 2
+    """See `Loader`."""
 
     @property
     def num_rows(self) -> int:
@@ -76,15 +92,15 @@ def from_arrays(
 
     Args:
         x: Inputs: an array ``[rows, ...]``, or a list, tuple or dict of arrays.
-        y: Targets, alike.
-        sample_weight: Weights ``[rows]`` or ``[rows, steps]``, or a structure of them like `y`.
-        batch_size: Rows of a step, over all devices and processes.
-        shuffle: Whether each epoch has an order of its own, drawn from `seed` and the epoch; "batch" draws
-            the order of whole batches, and does nothing where `steps` is given.
-        seed: What the orders are drawn from.
-        cache: Whether the rows are kept on the devices: True, False, or "auto" by their size.
+        y: Targets, alike; none by default.
+        sample_weight: Weights ``[rows]`` or ``[rows, steps]``, or a structure of them like `y`; none by default.
+        batch_size: Rows of a step, over all devices and processes; 32 by default.
+        shuffle: Whether each epoch has an order of its own, drawn from `seed` and the epoch; "batch" draws the order of
+            whole batches, and does nothing where `steps` is given; True by default.
+        seed: What the orders are drawn from; 0 by default.
+        cache: Whether the rows are kept on the devices: True, False, or "auto" by their size; "auto" by default.
         steps: The most steps of an epoch; epochs then share a pass over the data.  All of them by default.
-        check_finite: Whether to read everything once, now, and refuse NaN and infinity.  It is never
+        check_finite: Whether to read everything once, now, and refuse NaN and infinity; False by default.  It is never
             done unasked, since it reads all of the data.
 
     Returns:

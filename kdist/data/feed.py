@@ -1,8 +1,8 @@
-"""From a loader's rows to chunks of batches on the devices, one chunk ahead of the computation.
+"""From a loader's rows to chunks of batches on the devices, ahead of the computation.
 
 Two kinds of `Feed`, which give the same batches.  *Resident*: the rows are on the devices once, and a
 chunk is the order of an epoch, from which the compiled program gathers.  *Streamed*: a chunk is the
-rows of C steps, gathered and sent by a thread.  In both, each process touches only what its devices
+rows of C steps, gathered and sent by threads.  In both, each process touches only what its devices
 hold.
 
 Shapes: B global batch, W = B padded so that it divides by the devices, C steps of a chunk.
@@ -29,11 +29,13 @@ from kdist.typing import Batch
 RESIDENT_BYTES = 256 << 20
 """Data up to this size are kept on the devices, each of which holds all of them."""
 CHUNK_BYTES = 16 << 20
-"""A streamed chunk holds about this much: enough to hide its dispatch, little enough to have three."""
+"""A streamed chunk holds about this much: enough to hide its dispatch, little enough to have four."""
 MAX_CHUNK_STEPS = 1024
 """A streamed chunk holds at most this many steps."""
-GATHER_SECONDS = 0.25
+GATHER_SECONDS = 0.1
 """A chunk is to be gathered in about this time, that nobody waits long for the first."""
+CHUNKS_AHEAD = 2
+"""So many chunks are prepared while one is used: who made the next has another to make, and need not be woken up."""
 
 
 @jax.tree_util.register_dataclass
@@ -47,6 +49,15 @@ class Feed:
         order: Resident: which row stands where, int32 ``[C, W]``; ``~row`` is a copy of `row` that
             fills the batch and does not count.  Streamed: None.
         padded: Whether any row only fills a batch.
+
+    Example:
+        >>> from kdist.data import from_arrays
+        >>> loader = from_arrays(np.arange(6.0), batch_size=4, shuffle=False)
+        >>> distribution = DataParallel(devices=jax.devices()[:1])
+        >>> with Feeder(loader, distribution) as feeder:
+        ...     feed = next(feeder.chunks(0)).feed
+        >>> feed.padded, feed.batch(jnp.int32(1), distribution).valid.tolist()
+        (True, [1.0, 1.0, 0.0, 0.0])
     """
 
     rows: Batch
@@ -88,6 +99,15 @@ class Chunk(NamedTuple):
         feed: Where their batches are read from; the first is batch 0.
         first_step: The step of the epoch that batch 0 is.
         rows: How many rows count in each batch, int ``[num_steps]``; they are the first of it.
+
+    Example:
+        >>> from kdist.data import from_arrays
+        >>> loader = from_arrays(np.arange(6.0), batch_size=4, shuffle=False)
+        >>> distribution = DataParallel(devices=jax.devices()[:1])
+        >>> with Feeder(loader, distribution) as feeder:
+        ...     chunk = next(feeder.chunks(0))
+        >>> chunk.first_step, chunk.num_steps, chunk.rows.tolist()
+        (0, 2, [4, 2])
     """
 
     feed: Feed
@@ -122,7 +142,16 @@ class _Epoch(NamedTuple):
 
 
 class ChunkFeeder(abc.ABC):
-    """Chunks of a loader on the devices of a distribution; use as a context manager."""
+    """Chunks of a loader on the devices of a distribution; use as a context manager.
+
+    Example:
+        >>> from kdist.data import from_arrays
+        >>> loader = from_arrays(np.arange(6.0), batch_size=4, shuffle=False)
+        >>> distribution = DataParallel(devices=jax.devices()[:1])
+        >>> with Feeder(loader, distribution) as feeder:
+        ...     isinstance(feeder, ChunkFeeder), feeder.width, sum(chunk.num_rows for chunk in feeder.chunks(epoch=0))
+        (True, 4, 6)
+    """
 
     @property
     @abc.abstractmethod
@@ -136,7 +165,7 @@ class ChunkFeeder(abc.ABC):
 
     @abc.abstractmethod
     def chunks(self, epoch: int, *, start: int = 0, then: int | None = None) -> Iterator[Chunk]:
-        """The chunks of an epoch; while one is used, the next is prepared.
+        """The chunks of an epoch; while one is used, the next are prepared.
 
         Args:
             epoch: Which epoch.
@@ -146,7 +175,7 @@ class ChunkFeeder(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Ends the thread; what it prepared is dropped."""
+        """Ends the threads; what they prepared is dropped."""
 
     def __enter__(self) -> Self:
         """The feeder itself."""
@@ -163,14 +192,22 @@ class Feeder(ChunkFeeder):
     Args:
         loader: The data.
         distribution: The devices.
-        multiple: Every batch is padded to a multiple of this many rows.
-        steps_per_execution: K, if chunks must hold a multiple of K steps.
-        exact: "never" fills every batch up; "possibly" gives a shorter last batch a chunk of its own, of
-            its own shape, if it divides by `multiple`; "always" insists on that.
-        check: Called with rows as they are read, to refuse them by an error.
+        multiple: Every batch is padded to a multiple of this many rows; 1 by default.
+        steps_per_execution: K, if chunks must hold a multiple of K steps; 1 by default.
+        exact: "never" fills every batch up; "possibly" gives a shorter last batch a chunk of its own, of its own shape,
+            if it divides by `multiple`; "always" insists on that; "never" by default.
+        check: Called with rows as they are read, to refuse them by an error; none by default.
 
     Raises:
         DataError: A batch does not divide by `multiple`, and `exact` is "always".
+
+    Example:
+        >>> from kdist.data import from_arrays
+        >>> loader = from_arrays(np.arange(6.0), batch_size=4, shuffle=False)
+        >>> distribution = DataParallel(devices=jax.devices()[:1])
+        >>> with Feeder(loader, distribution) as feeder:
+        ...     [chunk.rows.tolist() for chunk in feeder.chunks(epoch=0, start=1)]
+        [[2]]
     """
 
     def __init__(
@@ -195,7 +232,7 @@ class Feeder(ChunkFeeder):
         self.padded = sum(span.width * (span.last - span.first) for span in spans) != loader.num_rows
         first = self._plan(min(loader.num_rows, loader.num_steps * self._size))[0]
         self._room, self._width = first.room, first.width * self._parts
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="kdist-feed")
+        self._workers = ThreadPoolExecutor(getattr(loader, "readers", 1), thread_name_prefix="kdist-feed")
         self._ahead: dict[tuple[int, int, int], Future[Chunk]] = {}
         self._rows: Batch | None = None
         self._epochs: dict[tuple[int, int], _Epoch] = {}
@@ -217,16 +254,16 @@ class Feeder(ChunkFeeder):
             ahead = self._ahead.pop((epoch, start, i), None)
             chunk = self._make(epoch, start, i) if ahead is None else ahead.result()
             count = len(self._epoch(epoch, start).spans)
-            if i + 1 < count:
-                self._prepare(epoch, start, i + 1)
-            elif then is not None:
+            for later in range(i + 1, min(i + 1 + CHUNKS_AHEAD, count)):
+                self._prepare(epoch, start, later)
+            if i + 1 == count and then is not None:
                 self._prepare(then, 0, 0)
             yield chunk
             i += 1
 
     def close(self) -> None:
         """See `ChunkFeeder.close`."""
-        self._worker.shutdown(cancel_futures=True)
+        self._workers.shutdown(cancel_futures=True)
         self._ahead.clear()
         getattr(self.loader, "close", lambda: None)()
 
@@ -275,7 +312,7 @@ class Feeder(ChunkFeeder):
 
     def _prepare(self, epoch: int, start: int, i: int) -> None:
         if (epoch, start, i) not in self._ahead:
-            self._ahead[epoch, start, i] = self._worker.submit(self._make, epoch, start, i)
+            self._ahead[epoch, start, i] = self._workers.submit(self._make, epoch, start, i)
 
     def _make(self, epoch: int, start: int, i: int) -> Chunk:
         rows, spans = self._epoch(epoch, start)

@@ -19,8 +19,21 @@ class Loader(Protocol):
     """Random-access data, the same in every process.
 
     A loader may also have `arrays`, a Batch of all rows in memory, which are then checked before the
-    first step; `seconds_a_row`, which reading one takes, to keep chunks short where that is long; and
-    ``close()``, called when nothing is read for a while.
+    first step; `readers`, how many threads may call `read` at the same time, by default one;
+    `seconds_a_row`, which reading one takes, to keep chunks short where that is long; and ``close()``,
+    called when nothing is read for a while.
+
+    Example:
+        >>> class Squares:
+        ...     batch_size, num_rows, nbytes, cache, num_steps = 4, 10, 80, False, 3
+        ...     def order(self, epoch):
+        ...         return np.random.default_rng(epoch).permutation(self.num_rows)
+        ...     def read(self, rows):
+        ...         x = np.arange(self.num_rows, dtype=np.float32)[rows]
+        ...         return Batch(x[..., None], x[..., None] ** 2)
+        >>> import flax.linen as nn, kdist
+        >>> isinstance(Squares(), Loader), kdist.Model(nn.Dense(1)).predict(Squares(), verbose=0).shape
+        (True, (10, 1))
     """
 
     @property

@@ -38,12 +38,21 @@ PIECES = 4
 class RowLoader:
     """Rows of a source as a loader; see `from_source`, which makes and checks it.
 
-    Attributes:
-        cache: Whether all rows are kept on the devices.
-        workers: How many workers read; 0 reads in the thread that asks.
-        use_multiprocessing: Whether they are processes.
-        per_process: Whether each process has rows of its own.
-        random: Whether a row differs from pass to pass.
+    Args:
+        reader: Reads rows by number, and transforms them.
+        order: Which rows an epoch has, and in which order.
+        kept: The numbers of the rows that a filter leaves, ``[n]``; None, the default, for all.
+        workers: How many workers read; 0, the default, reads in the thread that asks.
+        use_multiprocessing: Whether they are processes; False by default.
+        per_process: Whether each process has rows of its own; False by default.
+        cache: Whether all rows are kept on the devices; False by default.
+        random: Whether a row differs from pass to pass; False by default.
+        fingerprint: What else decides which rows come when, as JSON; nothing by default.
+
+    Example:
+        >>> loader = from_source([(float(i), i % 2) for i in range(10)], batch_size=4, shuffle=False)
+        >>> loader.num_rows, loader.num_steps, loader.read(np.array([3, 8])).x.tolist()
+        (10, 3, [3.0, 8.0])
     """
 
     def __init__(
@@ -84,6 +93,11 @@ class RowLoader:
     def _count(self) -> int:
         """The rows that passes choose from: `num_rows`, or more where other processes have fewer."""
         return self._reader.num_rows if self._kept is None else len(self._kept)
+
+    @property
+    def readers(self) -> int:
+        """See `Loader`: while one chunk is put together, the workers read the next."""
+        return 2 if self.workers else 1
 
     @property
     def nbytes(self) -> int:
@@ -142,13 +156,14 @@ class RowLoader:
 
     def close(self) -> None:
         """Ends the workers, after what they are reading; they start again when rows are read."""
-        with self._lock:
-            self._end_workers()
+        self._end(self._pool)
 
-    def _end_workers(self) -> None:
-        if self._pool is not None:
-            self._pool.close()
-            self._pool = None
+    def _end(self, pool: Workers | None) -> None:
+        with self._lock:
+            if self._pool is pool:
+                self._pool = None
+        if pool is not None:
+            pool.close(finish=True)  # other threads may wait for what it reads
 
     def _numbers(self, rows: np.ndarray) -> np.ndarray:
         """What the reader calls these rows: it counts those too that filters leave out."""
@@ -159,16 +174,18 @@ class RowLoader:
         self.example()
         if not self.workers:
             return self._checked(numbers, self._reader.read(numbers))
-        with self._lock:  # one loader may be in two places, as training and validation data
-            if self._pool is None:
-                self._pool = Workers(self._reader, "read", self.workers, processes=self.use_multiprocessing)
-            pieces = np.array_split(numbers, min(len(numbers), self.workers * PIECES))
-            try:
-                under_way = [(piece, self._pool.submit(piece)) for piece in pieces]
-                batches = [self._checked(piece, result_of(future)) for piece, future in under_way]
-            except Exception:
-                self._end_workers()
-                raise
+        pieces = np.array_split(numbers, min(len(numbers), self.workers * PIECES))
+        pool = None
+        try:
+            with self._lock:  # several threads may read, and another may close
+                if self._pool is None:
+                    self._pool = Workers(self._reader, "read", self.workers, processes=self.use_multiprocessing)
+                pool = self._pool
+                under_way = [pool.submit(piece) for piece in pieces]
+            batches = [self._checked(piece, result_of(f)) for piece, f in zip(pieces, under_way, strict=True)]
+        except Exception:
+            self._end(pool)
+            raise
         return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
 
     def _checked(self, numbers: np.ndarray, batch: Batch) -> Batch:
@@ -209,20 +226,21 @@ def from_source(
             grain data source, a `grain.MapDataset` of rows (a mix of weighted sources, for instance); or the path
             of a ``.npy`` file (one too large for memory too), of a directory of such shards, of ArrayRecord or of
             Parquet files.  A source may have ``gather(rows)``, which gives all of some rows stacked, and fast.
-        batch_size: Rows of a step, over all devices and processes.
+        batch_size: Rows of a step, over all devices and processes; 32 by default.
         shuffle: Whether each epoch has an order of its own, drawn from `seed` and the epoch; "batch" draws the order of
-            whole batches.
-        seed: What orders and random transforms are drawn from.
+            whole batches; True by default.
+        seed: What orders and random transforms are drawn from; 0 by default.
         transforms: What is done to each row: functions, or grain's `Map`, `MapWithIndex`, `RandomMap` (drawn from the
-            seed, the row and the epoch) and `Filter`.  Rows are filtered once, by a pass over them at the start.
-        workers: How many threads or processes read and transform rows; 0 does it in one thread, beside the training.
-            It changes no data.
+            seed, the row and the epoch) and `Filter`; none by default.  Rows are filtered once, by a pass over them at
+            the start.
+        workers: How many threads or processes read and transform rows; 0 does it in one thread, beside the training; 0
+            by default.  It changes no data.
         use_multiprocessing: Whether the workers are processes, which Python code that holds the interpreter's lock
-            wants; they start when rows are first read, in some seconds.
-        steps: The most steps of an epoch; epochs then share a pass over the rows.
+            wants; they start when rows are first read, in some seconds; False by default.
+        steps: The most steps of an epoch; epochs then share a pass over the rows; none by default.
         per_process: Whether each process gives a source of its own, with its own part of the rows; else all give the
-            same, and each reads only its rows.
-        cache: Whether to read all rows once and keep them on the devices.
+            same, and each reads only its rows; False by default.
+        cache: Whether to read all rows once and keep them on the devices; False by default.
 
     Returns:
         The loader, for `fit`, `evaluate` and `predict`.

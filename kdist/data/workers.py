@@ -72,9 +72,13 @@ class Workers:
         except BrokenProcessPool as error:
             raise died(error) from error
 
-    def close(self) -> None:
-        """Lets go of the workers, without waiting for calls that nobody has begun."""
-        self._executor.shutdown(wait=True, cancel_futures=True)
+    def close(self, *, finish: bool = False) -> None:
+        """Lets go of the workers.
+
+        Args:
+            finish: Whether calls that nobody has begun are waited for, and not cancelled.
+        """
+        self._executor.shutdown(wait=True, cancel_futures=not finish)
 
 
 def result_of(future: Future[Any]) -> Any:

@@ -1,5 +1,7 @@
 """From rows to batches on the devices: padding, chunks, and that streamed and resident feeds give the same."""
 
+import threading
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 from kdist.data import Feeder, feed, from_arrays
 from kdist.data.feed import arrange
 from kdist.errors import DataError
+from kdist.typing import Batch
 
 
 @given(st.integers(1, 60), st.integers(1, 16), st.integers(0, 20), st.integers(0, 3), st.randoms(use_true_random=False))
@@ -189,3 +192,36 @@ class Broken:
 def test_an_error_of_the_loader_comes_out_where_its_chunk_is_used(devices):
     with Feeder(Broken(), devices(1)) as feeder, pytest.raises(OSError, match="the disk is gone"):
         next(feeder.chunks(0))
+
+
+class Counted:
+    """A loader that counts how many threads read it at once, at most; each waits for another, for a while."""
+
+    batch_size, num_rows, nbytes, cache, num_steps = 2, 16, 128, False, 8
+
+    def __init__(self, readers=None):
+        if readers is not None:
+            self.readers = readers
+        self.inside, self.most, self.changed = 0, 0, threading.Condition()
+
+    def order(self, epoch):
+        return np.arange(16)
+
+    def read(self, rows):
+        with self.changed:
+            self.inside += 1
+            self.most = max(self.most, self.inside)
+            self.changed.notify_all()
+            self.changed.wait_for(lambda: self.most > 1, timeout=0.05)
+            self.inside -= 1
+        return Batch(X[rows])
+
+
+@pytest.mark.parametrize(("readers", "most"), [(None, 1), (1, 1), (2, 2)])
+def test_as_many_threads_read_as_the_loader_allows(devices, small_chunks, readers, most):
+    loader = Counted(readers)
+    with Feeder(loader, devices(1)) as feeder:
+        for _ in range(2):
+            chunks = [np.asarray(chunk.feed.rows.x) for chunk in feeder.chunks(0)]
+            np.testing.assert_array_equal(np.concatenate(chunks).reshape(-1, 2), X[:16])
+    assert loader.most == most

@@ -53,7 +53,7 @@ def history(model, start, *data, **arguments):
 
 
 class TorchLike:
-    """A stand-in for torch's TensorDataset, since torch is not installed: rows of tensors, which NumPy converts."""
+    """A stand-in for torch's TensorDataset, for where torch is not installed: rows of tensors, which NumPy converts."""
 
     class Tensor:
         def __init__(self, array):
