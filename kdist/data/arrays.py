@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -16,6 +17,8 @@ from kdist.errors import ConfigError, DataError
 from kdist.typing import Batch, PyTree
 
 DEFAULT_BATCH_SIZE = 32
+LARGE_BYTES = 2 << 30
+"""Of a file that is mapped into memory no more than this is copied without a warning."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +193,12 @@ def _as_array(value: Any, name: str) -> np.ndarray:
         )
     if array.ndim == 0:
         raise DataError(f"{name} is a single number. Its first dimension must be the rows.")
+    if isinstance(value, np.memmap) and array.dtype.itemsize > 4 and array.nbytes > LARGE_BYTES:
+        warnings.warn(
+            f"{name} is an array of {array.nbytes / 1e9:.0f} GB in a file, of {array.dtype}, and is copied into memory "
+            "to make 32-bit numbers of it. kdist.data.from_source(path) converts rows as they are read.",
+            stacklevel=2,
+        )
     if array.dtype == np.float64:
         return array.astype(np.float32)
     if array.dtype == np.complex128:

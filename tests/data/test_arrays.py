@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from kdist.data import Loader, from_arrays
+from kdist.data import Loader, arrays, from_arrays
 from kdist.errors import ConfigError, DataError
 
 X = np.arange(20, dtype=np.float32).reshape(10, 2)
@@ -226,3 +226,14 @@ def test_sparse_matrices_are_checked_as_arrays_are():
         from_arrays(X, Sparse(X[:9]))
     with pytest.raises(DataError, match="x has dtype object"):
         from_arrays(Sparse(np.array([[None]] * 10)))
+
+
+def test_a_large_file_of_64_bits_is_copied_with_a_warning(tmp_path, monkeypatch):
+    monkeypatch.setattr(arrays, "LARGE_BYTES", 100)
+    np.save(tmp_path / "x.npy", np.ones((16, 2)))
+    np.save(tmp_path / "narrow.npy", np.ones((16, 2), np.float32))
+    with pytest.warns(UserWarning, match=r"x is an array of 0 GB in a file, of float64, and is copied.*from_source"):
+        found = from_arrays(np.load(tmp_path / "x.npy", mmap_mode="r"))
+    assert found.arrays.x.dtype == np.float32
+    mapped = np.load(tmp_path / "narrow.npy", mmap_mode="r")
+    assert np.shares_memory(from_arrays(mapped).arrays.x, mapped)

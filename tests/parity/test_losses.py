@@ -83,17 +83,17 @@ def labels_out_of_range(rng, true, pred):
 
 def embeddings(rng, true, pred):
     vectors = rng.normal(size=pred)
-    return (np.arange(N) % 2).reshape(true), vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return (np.arange(pred[0]) % 2).reshape(true), vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def near_embeddings(rng, true, pred):
     """Classes that lie apart, so that some anchors have no loss in float32."""
-    vectors = np.eye(pred[-1])[np.arange(N) % 2] + rng.normal(0, 0.3, pred)
-    return (np.arange(N) % 2).reshape(true), vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
+    vectors = np.eye(pred[-1])[np.arange(pred[0]) % 2] + rng.normal(0, 0.3, pred)
+    return (np.arange(pred[0]) % 2).reshape(true), vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)
 
 
 def sequences(rng, true, pred):
-    kept = np.arange(true[1]) < rng.integers(0, true[1] + 1, (N, 1))
+    kept = np.arange(true[1]) < rng.integers(0, true[1] + 1, (true[0], 1))
     return np.where(kept, rng.integers(1, C, true), 0), rng.normal(0, 3, pred)
 
 
@@ -171,14 +171,14 @@ def rows(rng, true, pred, make):
 def weights_for(rng, name, arguments, y, p):
     """Sample weights, as far as Keras takes them: it broadcasts without aligning."""
     ours, theirs = pair(name, arguments, reduction=None)
-    shape = jax.eval_shape(theirs, y, p).shape or (N,)
-    if ours.across_rows and shape[0] != N:  # a value a class of the whole batch: no weights fit in Keras
+    shape = jax.eval_shape(theirs, y, p).shape or (len(p),)
+    if ours.across_rows and shape[0] != len(p):  # a value a class of the whole batch: no weights fit in Keras
         return {"none": None}
     found = {
         "none": None,
         "zero": np.zeros(shape),
         "all": rng.uniform(0, 2, shape),
-        "column": rng.uniform(0, 2, (N, 1)),
+        "column": rng.uniform(0, 2, (len(p), 1)),
     }
     found["some zero"] = found["all"] * (found["all"] > 1)
     return found

@@ -210,8 +210,8 @@ def weights_for(rng, name, true, pred):
     if name.endswith("IoU"):  # Keras wants whole numbers, one for each label
         return {"none": None, "a label": rng.integers(0, 3, true[:-1] if name.startswith("OneHot") else true)}
     if name == "R2Score":  # Keras takes rows of weight 0 for rows when it adjusts the score
-        return {"none": None, "a row": rng.uniform(0.1, 2, N)}
-    found = {"none": None, "a row": rng.uniform(-1, 2, N).clip(0)}  # some of them 0
+        return {"none": None, "a row": rng.uniform(0.1, 2, pred[0])}
+    found = {"none": None, "a row": rng.uniform(-1, 2, pred[0]).clip(0)}  # some of them 0
     if len(pred) == 3 and issubclass(getattr(kdist.metrics, name), kdist.metrics.MeanMetric):
         found["a step"] = rng.uniform(0, 2, pred[:2])
     return found
