@@ -6,8 +6,10 @@ is said by `weights.py` and `state.py`.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,26 +17,74 @@ from typing import Any
 import jax
 import numpy as np
 
-from kdist.distribution import agree, is_main_process
+from kdist.checkpoint.fingerprints import fingerprints
+from kdist.distribution import agree, agree_on_most, is_main_process
 from kdist.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
 from kdist.typing import PyTree
 
+FORMAT = 1
+"""What is in a checkpoint, as a number: another one is refused."""
 MOST_LISTED = 10
 
 
-def write(
+class Writing:
+    """A checkpoint on its way to the disk; what it is made of has been copied, and may change.
+
+    Args:
+        path: Where it will be.
+        kind: What it is, for messages.
+        response: Orbax's handle on the background work.
+        put_in_place: Called on process 0 when all is written.
+    """
+
+    def __init__(self, path: Path, kind: str, response: Any, put_in_place: Callable[[], None]) -> None:
+        self.path, self._kind = path, kind
+        self._response, self._put_in_place = response, put_in_place
+
+    def has_failed(self) -> bool:
+        """Whether this process's part is known to have failed; it does not wait."""
+        try:
+            self._response.result(timeout=0)
+        except TimeoutError:
+            return False
+        except Exception:  # of any kind: `finish` raises it
+            return True
+        return False
+
+    def finish(self) -> None:
+        """Waits until the checkpoint is complete on the disk.  All processes call it.
+
+        Raises:
+            CheckpointError: It could not be written, here or on another process.
+        """
+        failure: Exception | None = None
+        try:
+            self._response.result()
+        except Exception as error:  # Orbax raises what its writers do: OSError, ValueError, RuntimeError, ...
+            failure = error
+        if agree_on_most(int(failure is not None)):
+            raise CheckpointError(
+                f"Cannot write {self._kind} to {self.path} on process {jax.process_index()} of {socket.gethostname()}: "
+                f"{failure}"
+                if failure is not None
+                else f"Cannot write {self._kind} to {self.path}: another process failed; its own message says why."
+            ) from failure
+        _on_main_process(self._put_in_place, f"Cannot write {self._kind} to {self.path}")
+
+
+def begin(
     directory: str | os.PathLike[str], trees: dict[str, PyTree], meta: dict[str, Any] | None = None, *, kind: str
-) -> None:
-    """Writes a checkpoint.  All processes call it; a checkpoint that is there is replaced.
+) -> Writing:
+    """Begins to write a checkpoint, in the background; one that is there is replaced at the end.  All processes call it.
 
     Args:
         directory: Where to; its parents are made.
-        trees: Trees of arrays by name.
+        trees: Trees of arrays by name, which are copied before this returns.
         meta: A note that JSON can hold.
         kind: What is written, for messages: "weights" or "training states".
 
     Raises:
-        CheckpointError: It cannot be written, or the directory holds something else.
+        CheckpointError: The directory cannot be written, or holds something else.
     """
     from orbax.checkpoint import v1 as ocp
 
@@ -44,7 +94,7 @@ def write(
     def make_way() -> None:
         if path.exists() and not path.is_dir():
             raise CheckpointError(f"Cannot write {kind} to {path}: it is a file, not a directory.")
-        if path.is_dir() and any(path.iterdir()) and not _is_checkpoint(path):
+        if path.is_dir() and any(path.iterdir()) and not is_checkpoint(path):
             raise CheckpointError(
                 f"Cannot write {kind} to {path}: the directory holds files that are no checkpoint. Give one of its own."
             )
@@ -61,12 +111,29 @@ def write(
         beside.rename(path)
         shutil.rmtree(replaced, ignore_errors=True)
 
+    _on_main_process(make_way, f"Cannot write {kind} to {path}")
+    named = {name: by_path(tree) for name, tree in trees.items()}
+    note = {
+        "format": FORMAT,
+        "fingerprints": {name: fingerprints(arrays) for name, arrays in named.items()},
+        "meta": json.dumps(meta or {}),
+    }
     try:
-        _on_main_process(make_way)
-        ocp.save_checkpointables(beside, {name: by_path(t) for name, t in trees.items()}, custom_metadata=meta or {})
-        _on_main_process(put_in_place)
+        response = ocp.save_checkpointables_async(beside, named, custom_metadata=note)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"Cannot write {kind} to {path}: {error}") from error
+    return Writing(path, kind, response, put_in_place)
+
+
+def write(
+    directory: str | os.PathLike[str], trees: dict[str, PyTree], meta: dict[str, Any] | None = None, *, kind: str
+) -> None:
+    """Writes a checkpoint, and returns when it is complete on the disk; see `begin`.
+
+    Raises:
+        CheckpointError: It cannot be written, or the directory holds something else.
+    """
+    begin(directory, trees, meta, kind=kind).finish()
 
 
 def read(
@@ -95,12 +162,13 @@ def read(
         if not _beside(path, "old").is_dir():
             raise CheckpointError(f"There are no {kind} at {path}: it is not a directory.")
         path = _beside(path, "old")  # a run was killed while it put a new one in its place
-    if not _is_checkpoint(path):
+    if not is_checkpoint(path):
         raise CheckpointError(f"There are no {kind} at {path} that Orbax can read.")
     try:
         about = ocp.checkpointables_metadata(path)
     except unreadable as error:
         raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: {error}") from error
+    note, meta = _notes(path, kind, about.custom_metadata)
     damaged = [name for name in likes if about.metadata.get(name, {}) is None]
     if damaged:
         raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: {', '.join(damaged)} is damaged.")
@@ -118,9 +186,43 @@ def read(
     trees = {}
     for name, like in likes.items():
         # A key comes back with an equal sharding of another rank, which would be compiled for anew.
-        leaves = [jax.device_put(loaded[name][n], target.sharding) for n, target in targets[name].items()]
-        trees[name] = jax.tree.unflatten(jax.tree.structure(like), leaves)
-    return trees, dict(about.custom_metadata or {})
+        leaves = {n: jax.device_put(loaded[name][n], target.sharding) for n, target in targets[name].items()}
+        _verify(path, kind, note.get("fingerprints", {}).get(name), leaves)
+        trees[name] = jax.tree.unflatten(jax.tree.structure(like), list(leaves.values()))
+    return trees, meta
+
+
+def _notes(path: Path, kind: str, note: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What was written beside the arrays, and the caller's part of it.
+
+    Raises:
+        CheckpointCorruptError: It is not what `begin` writes.
+    """
+    if not isinstance(note, dict) or note.get("format") != FORMAT:
+        found = note.get("format") if isinstance(note, dict) else None
+        raise CheckpointCorruptError(
+            f"The {kind} at {path} cannot be read: their format is {found!r}, and this version of kdist reads {FORMAT}."
+        )
+    try:
+        return note, dict(json.loads(note["meta"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: their note is damaged: {error}") from error
+
+
+def _verify(path: Path, kind: str, expected: Any, arrays: dict[str, Any]) -> None:
+    """Refuses arrays that are not those that were written.
+
+    Raises:
+        CheckpointCorruptError: A fingerprint differs, or there is none.
+    """
+    found = fingerprints(arrays)
+    if not isinstance(expected, dict) or found != expected:
+        known = expected if isinstance(expected, dict) else {}
+        wrong = [name for name in found if known.get(name) != found[name]]
+        raise CheckpointCorruptError(
+            f"The {kind} at {path} are damaged: {len(wrong)} of {len(found)} arrays are not what was written, "
+            f"{', '.join(wrong[:MOST_LISTED])}."
+        )
 
 
 def by_path(tree: PyTree) -> dict[str, Any]:
@@ -129,7 +231,7 @@ def by_path(tree: PyTree) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
-def _is_checkpoint(path: Path) -> bool:
+def is_checkpoint(path: Path) -> bool:
     """Whether Orbax has left its mark: `ocp.is_orbax_checkpoint` takes an empty directory for one."""
     return (path / "_CHECKPOINT_METADATA").is_file()
 
@@ -138,16 +240,19 @@ def _beside(path: Path, name: str) -> Path:
     return path.with_name(f".{path.name}.{name}")
 
 
-def _on_main_process(action: Callable[[], None]) -> None:
+def _on_main_process(action: Callable[[], None], failing: str) -> None:
     """Process 0 does it, while the others wait; if it fails, all of them raise."""
-    error: Exception | None = None
+    error: CheckpointError | None = None
     if is_main_process():
         try:
             action()
-        except (OSError, CheckpointError) as raised:
+        except CheckpointError as raised:
             error = raised
+        except OSError as raised:
+            error = CheckpointError(f"{failing}: {raised}")
+            error.__cause__ = raised
     if agree(int(error is not None)):
-        raise error or CheckpointError("Process 0 could not write a checkpoint; its own message says why.")
+        raise error or CheckpointError(f"{failing}: process 0 could not; its own message says why.")
 
 
 def _target(a: Any) -> jax.ShapeDtypeStruct:

@@ -94,14 +94,14 @@ class Died(Exception):
     """Stands for a kill: not an error that anybody handles."""
 
 
-@pytest.mark.parametrize("call", ["save_checkpointables", "rename 0", "rename 1"])
+@pytest.mark.parametrize("call", ["save_checkpointables_async", "rename 0", "rename 1"])
 def test_a_killed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch, state, call):
     from orbax.checkpoint import v1 as ocp
 
     path = tmp_path / "state"
     save_state(path, state, {"epoch": 1})
     with monkeypatch.context() as patch:
-        if call == "save_checkpointables":
+        if call == "save_checkpointables_async":
 
             def half(to, *args, **kwargs):
                 half_done = to.with_name(f"{to.name}.orbax-checkpoint-tmp-0")
