@@ -1,7 +1,8 @@
 """Checkpoints: the only place that touches Orbax, which is imported when one is written or read."""
 
 from kdist.checkpoint import series
+from kdist.checkpoint.run import RunCheckpoints
 from kdist.checkpoint.state import load_state, save_state
 from kdist.checkpoint.weights import load_weights, save_weights
 
-__all__ = ["load_state", "load_weights", "save_state", "save_weights", "series"]
+__all__ = ["RunCheckpoints", "load_state", "load_weights", "save_state", "save_weights", "series"]

@@ -6,7 +6,6 @@ is said by `weights.py` and `state.py`.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import socket
@@ -18,12 +17,15 @@ import jax
 import numpy as np
 
 from kdist.checkpoint.fingerprints import fingerprints
+from kdist.checkpoint.notes import from_json, to_json
 from kdist.distribution import agree, agree_on_most, is_main_process
 from kdist.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
 from kdist.typing import PyTree
 
 FORMAT = 1
 """What is in a checkpoint, as a number: another one is refused."""
+UNFINISHED = ".orbax-checkpoint-tmp"
+"""What Orbax adds to the name of a checkpoint that is being written."""
 MOST_LISTED = 10
 
 
@@ -51,6 +53,19 @@ class Writing:
             return True
         return False
 
+    def error(self) -> CheckpointError:
+        """What to raise for a save that has failed on this process."""
+        try:
+            self._response.result()
+        except Exception as cause:
+            error = CheckpointError(
+                f"Cannot write {self._kind} to {self.path}, on process {jax.process_index()} of host "
+                f"{socket.gethostname()}: {cause}"
+            )
+            error.__cause__ = cause
+            return error
+        raise AssertionError("the save has not failed")
+
     def finish(self) -> None:
         """Waits until the checkpoint is complete on the disk.  All processes call it.
 
@@ -63,19 +78,20 @@ class Writing:
         except Exception as error:  # Orbax raises what its writers do: OSError, ValueError, RuntimeError, ...
             failure = error
         if agree_on_most(int(failure is not None)):
-            raise CheckpointError(
-                f"Cannot write {self._kind} to {self.path} on process {jax.process_index()} of {socket.gethostname()}: "
-                f"{failure}"
+            raise (
+                self.error()
                 if failure is not None
-                else f"Cannot write {self._kind} to {self.path}: another process failed; its own message says why."
-            ) from failure
-        _on_main_process(self._put_in_place, f"Cannot write {self._kind} to {self.path}")
+                else CheckpointError(
+                    f"Cannot write {self._kind} to {self.path}: another process failed; its own message says why."
+                )
+            )
+        on_main_process(self._put_in_place, f"Cannot write {self._kind} to {self.path}")
 
 
 def begin(
     directory: str | os.PathLike[str], trees: dict[str, PyTree], meta: dict[str, Any] | None = None, *, kind: str
 ) -> Writing:
-    """Begins to write a checkpoint, in the background; one that is there is replaced at the end.  All processes call it.
+    """Begins to write a checkpoint in the background; one that is there is replaced at the end.  All processes call it.
 
     Args:
         directory: Where to; its parents are made.
@@ -102,24 +118,28 @@ def begin(
         # What a killed run left behind; the old one is complete, so it is kept until there is another.
         if replaced.is_dir() and not path.exists():
             replaced.rename(path)
-        for leftover in [*path.parent.glob(f"{beside.name}*"), replaced]:
+        unfinished = [p for name in (beside.name, path.name) for p in path.parent.glob(f"{name}{UNFINISHED}*")]
+        for leftover in [*unfinished, beside, replaced]:
             shutil.rmtree(leftover, ignore_errors=True)
 
     def put_in_place() -> None:
+        if not beside.exists():
+            return
         if path.exists():
             path.rename(replaced)
         beside.rename(path)
         shutil.rmtree(replaced, ignore_errors=True)
 
-    _on_main_process(make_way, f"Cannot write {kind} to {path}")
+    on_main_process(make_way, f"Cannot write {kind} to {path}")
+    target = beside if agree(int(path.exists())) else path  # Orbax itself renames what is complete
     named = {name: by_path(tree) for name, tree in trees.items()}
     note = {
         "format": FORMAT,
         "fingerprints": {name: fingerprints(arrays) for name, arrays in named.items()},
-        "meta": json.dumps(meta or {}),
+        "meta": to_json(meta or {}),
     }
     try:
-        response = ocp.save_checkpointables_async(beside, named, custom_metadata=note)
+        response = ocp.save_checkpointables_async(target, named, custom_metadata=note)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"Cannot write {kind} to {path}: {error}") from error
     return Writing(path, kind, response, put_in_place)
@@ -204,7 +224,7 @@ def _notes(path: Path, kind: str, note: Any) -> tuple[dict[str, Any], dict[str, 
             f"The {kind} at {path} cannot be read: their format is {found!r}, and this version of kdist reads {FORMAT}."
         )
     try:
-        return note, dict(json.loads(note["meta"]))
+        return note, dict(from_json(note["meta"]))
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: their note is damaged: {error}") from error
 
@@ -240,7 +260,7 @@ def _beside(path: Path, name: str) -> Path:
     return path.with_name(f".{path.name}.{name}")
 
 
-def _on_main_process(action: Callable[[], None], failing: str) -> None:
+def on_main_process(action: Callable[[], None], failing: str) -> None:
     """Process 0 does it, while the others wait; if it fails, all of them raise."""
     error: CheckpointError | None = None
     if is_main_process():

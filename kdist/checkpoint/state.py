@@ -9,6 +9,8 @@ from kdist.checkpoint import directory as directories
 from kdist.state import TrainState
 from kdist.typing import PyTree
 
+KIND = "training states"
+
 
 def save_state(directory: str | os.PathLike[str], state: TrainState, meta: dict[str, Any]) -> None:
     """Writes a state to a directory.  All processes call it; a checkpoint that is there is replaced.
@@ -33,7 +35,7 @@ def save_state(directory: str | os.PathLike[str], state: TrainState, meta: dict[
         ...     load_state(f"{directory}/state", like=model.state)[1]
         {'epoch': 3}
     """
-    directories.write(directory, _trees(state), meta, kind="training states")
+    directories.write(directory, trees_of(state), meta, kind=KIND)
 
 
 def load_state(directory: str | os.PathLike[str], like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -62,13 +64,14 @@ def load_state(directory: str | os.PathLike[str], like: TrainState) -> tuple[Tra
         >>> int(state.step), meta["epoch"]
         (0, 3)
     """
-    trees, meta = directories.read(directory, _trees(like), kind="training states")
+    trees, meta = directories.read(directory, trees_of(like), kind=KIND)
     weights, training = dict(trees["weights"]), trees["training"]
     state = TrainState(training["step"], weights.pop("params"), weights, training["opt_state"], training["key"])
     return state, meta
 
 
-def _trees(state: TrainState) -> dict[str, PyTree]:
+def trees_of(state: TrainState) -> dict[str, PyTree]:
+    """The trees that a state is written as, by name."""
     return {
         "weights": {"params": state.params, **state.model_state},
         "training": {"step": state.step, "opt_state": state.opt_state, "key": state.key},

@@ -1,0 +1,200 @@
+"""The checkpoints of a run in one directory, by step: written in the background, one at a time, and found again."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import os
+import shutil
+import socket
+from pathlib import Path
+from typing import Any, Self
+
+from kdist.checkpoint import directory as directories
+from kdist.checkpoint import series
+from kdist.checkpoint.state import KIND, load_state, trees_of
+from kdist.distribution import is_main_process
+from kdist.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
+from kdist.state import TrainState
+
+log = logging.getLogger(__name__)
+
+LOCK = ".lock"
+CORRUPT = ".corrupt"
+"""What is added to the name of a checkpoint that turned out to be damaged: it is out of the way, and not lost."""
+
+
+class RunCheckpoints:
+    """Checkpoints in a directory that no other run may write to meanwhile; use as a context manager.
+
+    Leaving it waits for the last save, and raises its error, if it failed.
+
+    Args:
+        directory: Where they are: each in a directory that is named by its optimizer step.
+        keep: How many of the newest are kept; 1 by default, None for all.
+        every: Steps that are multiples of it are kept too; none by default.
+
+    Example:
+        >>> import flax.linen as nn, kdist, numpy as np, tempfile
+        >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="sgd", loss="mse")
+        >>> state = trainer.init(np.ones((4, 3)))
+        >>> with tempfile.TemporaryDirectory() as directory, RunCheckpoints(directory) as run:
+        ...     run.save(state, {"epoch": 3})
+        ...     run.finish()
+        ...     run.restore(state)[1]
+        {'epoch': 3}
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], *, keep: int | None = 1, every: int | None = None) -> None:
+        self.directory = Path(directory).absolute()
+        self.keep, self.every = keep, every
+        self._writing: directories.Writing | None = None
+        self._lock: int | None = None
+
+    def __enter__(self) -> Self:
+        """Claims the directory, and clears away what a killed run did not finish.  All processes call it.
+
+        Raises:
+            CheckpointError: Another run writes to it, or it cannot be written.
+        """
+        directories.on_main_process(self._claim, f"Cannot write checkpoints to {self.directory}")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Waits for the last save, and lets go of the directory."""
+        try:
+            self.finish()
+        finally:
+            if self._lock is not None:
+                os.close(self._lock)
+                self._lock = None
+
+    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+        """Begins to write a state, named by its step, once the save before it is complete.  All processes call it.
+
+        Args:
+            state: The state, which is copied before this returns.
+            meta: What else is to be known.
+
+        Raises:
+            CheckpointError: This save or the one before it failed, or a later step is there.
+        """
+        self.finish()
+        number = int(state.step)
+        newest = series.newest(self.directory)
+        if newest is not None and newest > number:
+            raise CheckpointError(
+                f"Cannot write step {number} to {self.directory}: it holds the later step {newest}. Restore that, or "
+                "give another directory."
+            )
+        self._writing = directories.begin(self.directory / str(number), trees_of(state), meta, kind=KIND)
+
+    def check(self) -> None:
+        """Raises the error of a save that has failed on this process; it does not wait.
+
+        Raises:
+            CheckpointError: It has.
+        """
+        if self._writing is not None and self._writing.has_failed():
+            writing, self._writing = self._writing, None
+            raise writing.error()
+
+    def finish(self) -> None:
+        """Waits until the last save is complete, and removes those that need not be kept.  All processes call it.
+
+        Raises:
+            CheckpointError: It failed, here or on another process.
+        """
+        if self._writing is None:
+            return
+        writing, self._writing = self._writing, None
+        writing.finish()
+        if self.keep is not None and is_main_process():
+            kept = [n for n in series.numbers(self.directory) if not (self.every and n % self.every == 0)]
+            for number in kept[: -self.keep]:
+                series.remove(self.directory, number)
+
+    def restore(
+        self, like: TrainState, step: int | None = None, *, must: bool = False
+    ) -> tuple[TrainState, dict[str, Any]] | None:
+        """The state of a step, or of the newest whose every array is what was written.  All processes call it.
+
+        A damaged one is set aside under another name, with a warning in the log, and the one before it is taken.
+
+        Args:
+            like: A state with the tree, shapes, dtypes and shardings that are expected; any devices.
+            step: Which; the newest by default.
+            must: Whether a damaged newest one is an error; False by default.
+
+        Returns:
+            The state and its `meta`; None if there is none at all.
+
+        Raises:
+            CheckpointError: There is no such step, or none that can be read.
+            CheckpointCorruptError: It is damaged, and `must` or `step` is given.
+            CheckpointMismatchError: It is of another model or optimizer.
+        """
+        if step is not None:
+            return load_state(self.directory / str(step), like)
+        number, failure = series.newest(self.directory), None
+        while number is not None:
+            try:
+                return load_state(self.directory / str(number), like)
+            except CheckpointMismatchError:
+                raise
+            except CheckpointError as error:
+                if must:
+                    raise
+                failure = error
+                older = series.newest(self.directory, below=number)
+                log.warning("%s %s", error, "It is set aside." if older is None else f"Step {older} is tried.")
+                directories.on_main_process(functools.partial(self._set_aside, number), "Cannot set a checkpoint aside")
+                number = older
+        if failure is not None:
+            raise CheckpointCorruptError(f"No checkpoint in {self.directory} can be read. {failure}") from failure
+        return None
+
+    def clear(self) -> None:
+        """Removes all of them, once the last save is complete, and the directory if nothing else is in it."""
+        self.finish()
+        series.clear(self.directory, besides=(LOCK,))
+
+    def _claim(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._lock = _locked(self.directory / LOCK)
+        for path in self.directory.iterdir():
+            if directories.UNFINISHED in path.name:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _set_aside(self, number: int) -> None:
+        path = self.directory / str(number)
+        target = path.with_name(path.name + CORRUPT)
+        shutil.rmtree(target, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            path.rename(target)
+
+
+def _locked(path: Path) -> int | None:
+    """A descriptor whose lock ends with the process; None where the system has no such locks.
+
+    Raises:
+        CheckpointError: Another process holds it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows
+        return None
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        holder = os.read(descriptor, 200).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise CheckpointError(
+            f"Another run writes to {path.parent}: {holder or 'it does not say which'}. End that one, or give another "
+            "directory."
+        ) from None
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+    return descriptor
