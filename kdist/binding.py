@@ -64,6 +64,7 @@ def bind(
     microbatches: int,
     steps_per_execution: int | str,
     eagerly: bool,
+    nonfinite: str | None,
 ) -> Binding:
     """The binding of a model to batches like this one.
 
@@ -79,6 +80,7 @@ def bind(
         microbatches: The parts that a shard's rows are worked through in.
         steps_per_execution: K, or "auto".
         eagerly: Whether to compile nothing.
+        nonfinite: What becomes of a training step whose loss is not finite; see `Execution`.
 
     Raises:
         ConfigError: Losses or metrics do not map to the outputs, or a loss does not go with microbatches.
@@ -118,6 +120,7 @@ def bind(
         precision=precision,
         microbatches=microbatches,
         unroll=slow,
+        checked=nonfinite is not None,
     )
     execution = Execution(
         lambda state, batch: train_step(step, state, batch),
@@ -126,6 +129,7 @@ def bind(
         distribution=distribution,
         chain=slow,
         eagerly=eagerly,
+        nonfinite=nonfinite,
     )
     row_bytes = sum(a.size * a.dtype.itemsize for a in jax.tree.leaves(out)) // rows
     has_state = bool(jax.tree.leaves(variables.model_state))

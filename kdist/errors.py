@@ -51,6 +51,10 @@ class HangError(KDistError, RuntimeError):
     """Nothing has progressed for longer than the limit."""
 
 
+class NonFiniteError(KDistError, FloatingPointError):
+    """The loss or a gradient became NaN or infinite, and ``compile(nonfinite="raise")`` asked for an error."""
+
+
 @contextlib.contextmanager
 def said_of(name: str) -> Iterator[None]:
     """Names, in front of the message of a DataError, the argument that it is about."""

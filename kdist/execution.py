@@ -4,6 +4,11 @@ A train execution is one program whose state is donated and whose number of step
 loop from `start` to `start + steps` over the batches of a feed.  So an epoch's shorter last execution
 is the same program, and compile time does not grow with K.
 
+Where losses that are not finite are watched for, the program does it, step by step, so that what is to
+happen does not depend on K.  The state goes with a flag then: whether training is over.  A step that is
+bad, and each after the one that ended training, is computed and not taken: one selection an array, in
+the same kernel as the update, where a branch would be a second copy of the state.
+
 Where a loop is a trap, a program of one step is dispatched `steps` times instead, without waiting in
 between: on CPU, XLA runs gradients of convolutions inside a while loop some 17 times slower than
 outside it.
@@ -29,6 +34,9 @@ from kdist.typing import Batch, PyTree, Sums
 IN_FLIGHT = 8
 """Single-step programs that a chain may have under way: with several CPU devices a process, a long
 queue of programs with collectives starves their rendezvous."""
+
+NONFINITE = "(nonfinite)"
+"""Under this name, which no metric has, the sums of a watched step hold how many steps were taken, and how many bad."""
 
 
 def loops_are_slow(forward: Any, platform: str) -> bool:
@@ -102,8 +110,11 @@ class Execution:
         distribution: The mesh.
         chain: Dispatch single steps in place of a loop.
         eagerly: Compile nothing: run every operation as it is reached, for debugging.
+        nonfinite: What becomes of a training step whose loss is not finite: None does not look; "skip" leaves the
+            state as it is, but for the count of steps; "raise" and "stop" end training before it.
 
     Attributes:
+        nonfinite: As it was given.
         traces: How often each program was traced, by "train", "test" and "predict"; each is a compile.
     """
 
@@ -116,7 +127,9 @@ class Execution:
         distribution: DataParallel,
         chain: bool = False,
         eagerly: bool = False,
+        nonfinite: str | None = None,
     ) -> None:
+        self.nonfinite = nonfinite
         self.traces: collections.Counter[str] = collections.Counter()
         self._chain = chain or eagerly
         self._eagerly = eagerly
@@ -127,19 +140,40 @@ class Execution:
             state, sums = train(state, batch)
             return state, Packed.of(sums)
 
-        self._train = self._program("train", train_packed, _added_up, donate_argnums=0)
+        step = train_packed if nonfinite is None else _watched(train, ends=nonfinite != "skip")
+        self._train = self._program("train", step, _added_up, donate_argnums=0)
         self._test = self._program("test", lambda state, batch: (None, Packed.of(test(state, batch))), _added_up)
         self._predict = self._program(
             "predict", lambda state, batch: (None, predict(state, batch)), _stacked, out_shardings=(None, whole)
         )
 
-    def train(self, state: TrainState, feed: Feed, start: int, steps: int) -> Iterator[tuple[TrainState, Packed]]:
-        """Runs `steps` optimizer steps on batches ``start ..`` of a feed; `state` is used up.
+    def not_over(self) -> jax.Array | None:
+        """The flag that a pass begins with; None where nothing is watched for."""
+        if self.nonfinite is None:
+            return None
+        return jax.make_array_from_callback((), self._distribution.replicated, lambda _: np.zeros((), bool))
+
+    def train(
+        self, state: TrainState, over: jax.Array | None, feed: Feed, start: int, steps: int
+    ) -> Iterator[tuple[TrainState, jax.Array | None, Packed]]:
+        """Runs `steps` optimizer steps on batches ``start ..`` of a feed; `state` and `over` are used up.
+
+        Args:
+            state: The state before them.
+            over: The flag that the execution before gave, or `not_over`.
+            feed: Where batches are read from.
+            start: The first of them.
+            steps: How many.
 
         Yields:
-            The state after each program, one or `steps` of them, and sums to be added up.
+            The state after each program, one or `steps` of them, the flag, and sums to be added up.
         """
-        return self._run(self._train, state, feed, start, steps)
+        if over is None:
+            for after, sums in self._run(self._train, state, feed, start, steps):
+                yield after, None, sums
+        else:
+            for (after, flag), sums in self._run(self._train, (state, over), feed, start, steps):
+                yield after, flag, sums
 
     def test(self, state: TrainState, feed: Feed, start: int, steps: int) -> list[Packed]:
         """Evaluates `steps` batches; returns sums to be added up."""
@@ -203,8 +237,8 @@ class Execution:
         return jax.jit(loop, static_argnums=4, **jit_arguments)
 
     def _run(
-        self, program: Callable[..., Any], state: TrainState, feed: Feed, start: int, steps: int, room: int = 0
-    ) -> Iterator[tuple[TrainState, PyTree]]:
+        self, program: Callable[..., Any], state: PyTree, feed: Feed, start: int, steps: int, room: int = 0
+    ) -> Iterator[tuple[Any, PyTree]]:
         if not self._chain:
             yield program(state, feed, np.int32(start), np.int32(steps), room)
             return
@@ -216,6 +250,32 @@ class Execution:
             under_way.append(result)
             if self._distribution.num_devices > 1 and len(under_way) > IN_FLIGHT:
                 jax.block_until_ready(under_way.popleft())
+
+
+def _watched(
+    train: Callable[[TrainState, Batch], tuple[TrainState, Sums]], *, ends: bool
+) -> Callable[[tuple[TrainState, jax.Array], Batch], tuple[tuple[TrainState, jax.Array], Packed]]:
+    """A training step that is not taken if its loss is not finite, nor once training is over.
+
+    Args:
+        train: The step, on a state alone.
+        ends: Whether such a loss ends training.
+    """
+
+    def step(now: tuple[TrainState, jax.Array], batch: Batch) -> tuple[tuple[TrainState, jax.Array], Packed]:
+        state, over = now
+        after, sums = train(state, batch)
+        bad = ~jnp.isfinite(sums["loss"][0]) & ~over
+        taken = ~(bad | over)
+        kept = jax.tree.map(lambda new, old: jnp.where(taken, new, old), after, state)
+        sums = jax.tree.map(lambda a: jnp.where(taken, a, jnp.zeros_like(a)), sums)
+        sums = {**sums, NONFINITE: (taken.astype(jnp.float32), bad.astype(jnp.float32))}
+        if ends:
+            return (kept, over | bad), Packed.of(sums)
+        # The step counts all the same, so that the next one has another key.
+        return (dataclasses.replace(kept, step=after.step), over), Packed.of(sums)
+
+    return step
 
 
 def _added_up(results: PyTree | None, result: PyTree, i: jax.Array | int) -> PyTree:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,11 +17,14 @@ from kdist.callbacks.messages import say
 from kdist.data import AnyLoader, BatchLoader, Chunk
 from kdist.data.advice import next_to_try
 from kdist.distribution import agree
-from kdist.passes import Pass
+from kdist.errors import NonFiniteError
+from kdist.passes import Pass, TrainPass
 from kdist.stalls import Stalls
 
 
-def sweep(pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList, *, seen: int = 0) -> Iterator[None]:
+def sweep(
+    pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList, *, seen: int = 0
+) -> Iterator[Callable[[], None]]:
     """Runs a pass over chunks.
 
     At most two executions are ever under way.  Where a callback watches batches, an execution ends and is read before
@@ -34,7 +37,7 @@ def sweep(pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList, *, seen
         seen: The batches of this kind that were run before, in epochs of the same `fit`.
 
     Yields:
-        After each execution.
+        After each execution, what waits for the results of all that are under way.
     """
     kind, pace = pass_.kind, pass_.binding.pace
     stride, listened = callbacks.stride(kind), callbacks.listens(kind)
@@ -43,9 +46,13 @@ def sweep(pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList, *, seen
     def finish() -> None:
         result, last = waiting.pop(0)
         pass_.read(result)
-        if listened:
+        if listened and pass_.bad_step is None:  # an execution that was ended before its last step is told to nobody
             logs = pass_.logs() if callbacks.reads_logs(kind) else {}
             callbacks.call(f"on_{kind}_batch_end", last, logs)
+
+    def settle() -> None:
+        while waiting:
+            finish()
 
     for chunk in chunks:
         start = 0
@@ -69,19 +76,18 @@ def sweep(pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList, *, seen
             watched = stride is not None and (pace.given is not None or seen % stride == 0)
             while waiting and (watched or len(waiting) > 1):
                 finish()
-            yield
+            yield settle
             if _stops(pass_, watched):
                 break
         else:
             continue
         break
-    while waiting:
-        finish()
+    settle()
 
 
 def _stops(pass_: Pass, watched: bool) -> bool:
-    """Whether a callback asked to stop here; on several processes, whether process 0's did."""
-    if jax.process_count() == 1:
+    """Whether a callback asked to stop here, on several processes process 0's; or the devices did, which all know."""
+    if jax.process_count() == 1 or pass_.bad_step is not None:
         return pass_.stopped
     return watched and bool(agree(int(pass_.stopped)))
 
@@ -97,6 +103,24 @@ def warn_if_short(loader: AnyLoader, steps: int, what: str) -> None:
             UserWarning,
             stacklevel=4,
         )
+
+
+def end_if_nonfinite(train: TrainPass, where: str) -> None:
+    """Warns of the step that ended training, if one did.
+
+    Raises:
+        NonFiniteError: That was asked for.
+    """
+    if train.bad_step is None:
+        return
+    message = (
+        f"{where}, step {train.bad_step + 1}: the loss or a gradient is NaN or infinite. Training ends, with the "
+        "weights before this step. Look for bad values in the data (fit(check_finite=True)), try a smaller learning "
+        "rate, or clip the gradients (clipnorm)."
+    )
+    if train.binding.execution.nonfinite == "raise":
+        raise NonFiniteError(message)
+    warnings.warn(message, UserWarning, stacklevel=4)
 
 
 def hint_if_late(loader: AnyLoader, stalls: Stalls) -> None:

@@ -21,6 +21,7 @@ from kdist.metrics import Metric
 from kdist.modules import ModuleAdapter, Variables, adapt
 from kdist.optimizers import Optimizer
 from kdist.passes import alphabetical
+from kdist.saving import ModelSaving
 from kdist.state import TrainState
 from kdist.summary import summary_table
 from kdist.trainer import Trainer
@@ -30,7 +31,7 @@ from kdist.variables import ModelVariables
 _NOT_COMPILED = "You must call `compile()` before training or evaluating the model."
 
 
-class Model(ModelVariables, GeneratorMethods):
+class Model(ModelVariables, ModelSaving, GeneratorMethods):
     """A Flax model with Keras's training interface.
 
     Args:
@@ -84,8 +85,9 @@ class Model(ModelVariables, GeneratorMethods):
         microbatches: int = 1,
         sample_weight_mode: Any = None,
         target_tensors: None = None,
+        nonfinite: str | None = None,
     ) -> None:
-        """Sets how the model is trained; weights are kept, the optimizer starts anew.
+        """Sets how the model is trained; weights are kept, the optimizer starts anew unless it is the same object.
 
         Args:
             optimizer: A name, a `kdist.optimizers` object or an optax transformation; None for a model that is only
@@ -110,6 +112,12 @@ class Model(ModelVariables, GeneratorMethods):
             sample_weight_mode: "temporal" insists on weights for each time step, ``[rows, steps]``; None, the default,
                 takes weights of any shape that fits.  A list or dict of these for several outputs.
             target_tensors: Only None, the default: it has no meaning in JAX.
+            nonfinite: What becomes of a training step whose loss or gradient is NaN or infinite.  None, the default,
+                does not look.  "skip" does not take the step: weights, optimizer and batch statistics stay, its rows
+                count in no log, and ``logs["skipped_steps"]`` says how many steps of the epoch were skipped; the loss
+                of an epoch of which nothing is left is NaN.  "stop" ends training just before the step, with a warning,
+                and "raise" with a `NonFiniteError` that names it, whatever `steps_per_execution` is.  A gradient that
+                a `LossScaleOptimizer` skips, since its scale is too large, is none of these.
 
         Raises:
             ConfigError: An argument is wrong or a name is unknown.
@@ -148,23 +156,28 @@ class Model(ModelVariables, GeneratorMethods):
             run_eagerly=run_eagerly or jit_compile is False,
             auto_scale_loss=auto_scale_loss,
             sample_weight_mode=sample_weight_mode,
+            nonfinite=nonfinite,
         )
         if jit_compile is True and run_eagerly:
             warnings.warn("run_eagerly=True: nothing is compiled, jit_compile=True has no effect.", stacklevel=2)
         if self._trainer.state is not None:
-            self._adopt(self._trainer.state, trainer)
+            same = trainer.optimizer is not None and trainer.optimizer is self._trainer.optimizer
+            self._adopt(self._trainer.state, trainer, keep_optimizer=same)
         self._trainer, self._compiled = trainer, True
         self.loss, self.run_eagerly, self.jit_compile = loss, run_eagerly, jit_compile
 
     @staticmethod
-    def _adopt(state: TrainState, trainer: Trainer) -> None:
-        """Gives a trainer the variables of another one's state, on its own devices."""
+    def _adopt(state: TrainState, trainer: Trainer, *, keep_optimizer: bool = False) -> None:
+        """Gives a trainer the variables of another one's state, and the optimizer's, on its own devices."""
         place = trainer.distribution.replicated
         params, model_state, key, step = (
             jax.device_put(tree, place) for tree in (state.params, state.model_state, state.key, state.step)
         )
-        opt_state = trainer.init_opt_state(params)
-        trainer.state = TrainState(jax.numpy.zeros_like(step), params, model_state, opt_state, key)
+        if keep_optimizer:
+            trainer.state = TrainState(step, params, model_state, jax.device_put(state.opt_state, place), key)
+        else:
+            opt_state = trainer.init_opt_state(params)
+            trainer.state = TrainState(jax.numpy.zeros_like(step), params, model_state, opt_state, key)
 
     def build(self, x: Any) -> None:
         """Initialises the variables, unless they are already.
@@ -224,6 +237,11 @@ class Model(ModelVariables, GeneratorMethods):
     def steps_per_execution(self) -> int | str:
         """K, or "auto"."""
         return self._trainer.steps_per_execution
+
+    @property
+    def nonfinite(self) -> str | None:
+        """What becomes of a training step whose loss is not finite; see `compile`."""
+        return self._trainer.nonfinite
 
     @property
     def metrics(self) -> list[Metric]:
@@ -333,6 +351,9 @@ class Model(ModelVariables, GeneratorMethods):
         loader = capped_steps(loader)
         validation = None if validation is None else capped_steps(validation)
         self._build_for(loader)
+        restored, self._restored = self._restored, None
+        if restored is not None and restored["position"]["epoch"] == initial_epoch:
+            self.go_on(restored)
         self.history = None
         callback_list = self._callback_list(callbacks, verbose, epochs=epochs, add_history=True)
         try:
@@ -649,6 +670,39 @@ class Model(ModelVariables, GeneratorMethods):
             [2, 3]
         """
         self._trainer.start_at(epoch, step)
+
+    def progress(self) -> dict[str, Any]:
+        """What, besides its state, the model has to know to be trained on from here; see `Trainer.progress`.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> model = kdist.Model(nn.Dense(1))
+            >>> model.compile("sgd", "mse")
+            >>> history = model.fit(np.ones((8, 3)), np.zeros((8, 1)), epochs=3, verbose=0)
+            >>> model.progress()["position"]["epoch"]
+            3
+        """
+        return self._trainer.progress()
+
+    def go_on(self, progress: dict[str, Any]) -> None:
+        """Makes the next `fit`, or the one that is about to begin, go on from there; see `Trainer.go_on`.
+
+        Args:
+            progress: What `progress` gave.
+
+        Raises:
+            CheckpointError: It is something else.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> model = kdist.Model(nn.Dense(1))
+            >>> model.compile("sgd", "mse")
+            >>> history = model.fit(np.ones((8, 3)), np.zeros((8, 1)), epochs=3, verbose=0)
+            >>> model.go_on(model.progress())
+            >>> model.fit(np.ones((8, 3)), np.zeros((8, 1)), epochs=4, verbose=0).epoch
+            [3]
+        """
+        self._trainer.go_on(progress)
 
     @property
     def input_bound(self) -> float:

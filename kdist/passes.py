@@ -6,7 +6,7 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -14,10 +14,11 @@ import numpy as np
 from kdist.binding import Binding
 from kdist.data import Chunk
 from kdist.data.feed import CHUNK_BYTES
-from kdist.execution import Packed
+from kdist.errors import CheckpointMismatchError
+from kdist.execution import NONFINITE, Packed
 from kdist.stalls import Stalls
 from kdist.state import TrainState
-from kdist.typing import Logs, PyTree
+from kdist.typing import Logs, PyTree, Sums
 
 
 class Run(Protocol):
@@ -45,6 +46,8 @@ class Pass:
     kind: str
     stop_flag: str
     most_steps = 1 << 30
+    bad_step: int | None = None
+    """The step of the epoch, from 0, that ended the pass since its loss is not finite; all processes read it alike."""
 
     def __init__(self, run: Run, binding: Binding, state: TrainState) -> None:
         self.binding = binding
@@ -76,12 +79,30 @@ class Pass:
     def results(self) -> Logs:
         """What has been read so far comes to, in the canonical order."""
         if self._results is None:
-            self._results = {} if self._totals is None else self.binding.objective.results(self._totals.sums())
+            sums = self.sums()
+            with np.errstate(invalid="ignore"):  # 0 / 0 where every step was skipped
+                self._results = {} if sums is None else self.binding.objective.results(sums)
         return dict(self._results)
+
+    def sums(self) -> Sums | None:
+        """What has been read so far, added up: NumPy arrays of float64; None before anything was."""
+        return None if self._totals is None else self._totals.sums()
 
     def logs(self) -> Logs:
         """The results as callbacks get them, in alphabetical order."""
         return alphabetical(self.results())
+
+
+class EarlierPart(NamedTuple):
+    """The part of an epoch that was trained before the run was interrupted.
+
+    Attributes:
+        sums: The sums of its losses and metrics, leaf by leaf.
+        logs: What they come to.
+    """
+
+    sums: list[np.ndarray]
+    logs: Logs
 
 
 class TrainPass(Pass):
@@ -92,26 +113,88 @@ class TrainPass(Pass):
         binding: As in `Pass`.
         state: As in `Pass`.
         stalls: Told of each execution, if it is given.
+        before: The part of the epoch that was trained before the run was interrupted, if it was.
     """
 
     kind = "train"
     stop_flag = "stop_training"
 
-    def __init__(self, run: Run, binding: Binding, state: TrainState, stalls: Stalls | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        binding: Binding,
+        state: TrainState,
+        stalls: Stalls | None = None,
+        before: EarlierPart | None = None,
+    ) -> None:
         super().__init__(run, binding, state)
         self._stalls = stalls
+        self._before = before
+        self._over = binding.execution.not_over()
 
     def run(self, chunk: Chunk, start: int, steps: int) -> Any:
         """See `Pass.run`."""
         assert self._run.state is not None
         parts = []
         with _uninterrupted():  # between a dispatch, which uses the state up, and the new state there is none
-            for state, sums in self.binding.execution.train(self._run.state, chunk.feed, start, steps):
-                self._run.state = state
+            execution = self.binding.execution
+            for state, over, sums in execution.train(self._run.state, self._over, chunk.feed, start, steps):
+                self._run.state, self._over = state, over
                 parts.append(sums)
         if self._stalls is not None:
             self._stalls.dispatched(parts[-1])
-        return parts
+        return chunk.first_step + start, steps, parts
+
+    def results(self) -> Logs:
+        """See `Pass.results`."""
+        return dict(self._before.logs) if self._totals is None and self._before else super().results()
+
+    def sums(self) -> Sums | None:
+        """See `Pass.sums`; with those of the part before."""
+        sums = super().sums()
+        if sums is None or self._before is None:
+            return sums
+        leaves, structure = jax.tree.flatten(sums)
+        if [np.shape(a) for a in leaves] != [np.shape(a) for a in self._before.sums]:
+            raise CheckpointMismatchError(
+                "The interrupted epoch was trained with other losses, metrics or another `nonfinite`: compile as then, "
+                "or go on from the end of an epoch."
+            )
+        return jax.tree.unflatten(structure, [a + b for a, b in zip(leaves, self._before.sums, strict=True)])
+
+    def part(self) -> EarlierPart | None:
+        """What a run needs to know that goes on inside this epoch; None if there is nothing so far."""
+        sums = self.sums()
+        if sums is None:
+            return self._before
+        return EarlierPart(jax.tree.leaves(sums), {**self.results(), **self._skipped()})
+
+    def read(self, result: Any) -> None:
+        """See `Pass.read`; notes the step that ended training, and does not count what was left out from there."""
+        first, steps, parts = result
+        before = self._taken_and_bad()
+        super().read(parts)
+        taken, bad = self._taken_and_bad() - before
+        if self.binding.execution.nonfinite in ("raise", "stop"):
+            self.steps -= steps - int(taken)
+            if bad:
+                self.bad_step = first + int(taken)
+                self._run.stop_training = True
+
+    def logs(self) -> Logs:
+        """See `Pass.logs`; with the steps that were skipped, where some may be."""
+        return alphabetical({**self.results(), **self._skipped()})
+
+    def _skipped(self) -> Logs:
+        sums = self.sums()
+        if sums is None or self.binding.execution.nonfinite != "skip":
+            return {}
+        return {"skipped_steps": int(sums[NONFINITE][1])}
+
+    def _taken_and_bad(self) -> np.ndarray:
+        """How many steps were taken in this pass so far, and how many were bad; 0 and 0 where nobody looks."""
+        sums = {} if self._totals is None else self._totals.sums()
+        return np.array(sums.get(NONFINITE, (0, 0)))
 
 
 class TestPass(Pass):

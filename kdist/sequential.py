@@ -19,11 +19,12 @@ class Sequential(Model):
 
     Args:
         layers: The layers in order, or None, the default, to `add` them.
+        trainable: Only True, the default.
         seed: See `Model`.
         name: See `Model`.
 
     Raises:
-        ConfigError: `layers` is no list, one of them is no layer, or one stands in two places.
+        ConfigError: `trainable` is not True, `layers` is no list, one of them is no layer, or one stands in two places.
 
     Example:
         >>> import flax.linen as nn, kdist
@@ -33,8 +34,20 @@ class Sequential(Model):
         (16, 3)
     """
 
-    def __init__(self, layers: Sequence[Any] | None = None, *, seed: int = 0, name: str | None = None) -> None:
+    def __init__(
+        self,
+        layers: Sequence[Any] | None = None,
+        *,
+        trainable: bool = True,
+        seed: int = 0,
+        name: str | None = None,
+    ) -> None:
         self._layer_list: list[Any] = []
+        if trainable is not True:
+            raise ConfigError(
+                "Flax's layers cannot be frozen by a flag: leave their parameters as they are with "
+                f"optax.multi_transform and optax.set_to_zero. Received: trainable={trainable!r}."
+            )
         if layers is not None and not isinstance(layers, (list, tuple)):
             raise ConfigError(f"layers must be a list of layers. Received: {layers!r}.")
         super().__init__(StackAdapter({}), seed=seed, name=name or "sequential")

@@ -14,6 +14,7 @@ Shapes: B global batch, b rows on a shard, M microbatches.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -63,6 +64,7 @@ class Step:
         precision: The compute dtype.
         microbatches: M, the parts that a shard's rows are worked through in.
         unroll: Whether to repeat the microbatch in the program where it would otherwise be a loop.
+        checked: Whether a training step with a gradient that is not finite says that its loss is NaN.
     """
 
     adapter: ModuleAdapter
@@ -72,6 +74,7 @@ class Step:
     precision: Precision
     microbatches: int = 1
     unroll: bool = False
+    checked: bool = False
 
     def train(self, state: TrainState, batch: Batch) -> tuple[TrainState, Sums]:
         """One update.
@@ -90,6 +93,8 @@ class Step:
         grads, model_state, sums = self._on_shards(self._gradients, specs, (WHOLE, WHOLE, WHOLE))(
             (state.params, state.model_state), batch, key, scale
         )
+        if self.checked and not _is_scale_adaptive(state.opt_state):
+            sums = _with_loss_of_nan_if_bad(sums, grads)
         updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         return TrainState(state.step + 1, params, model_state, opt_state, state.key), sums
@@ -256,6 +261,22 @@ def _divide(gradients: PyTree, denominator: jax.Array | None, rows: int) -> PyTr
     divisor = jnp.where(denominator == 0, 1, denominator)
     divisor = divisor if rows == 1 else divisor / rows
     return jax.tree.map(lambda g: (g / divisor).astype(g.dtype), gradients)
+
+
+def _is_scale_adaptive(opt_state: PyTree) -> bool:
+    """Whether the optimizer takes gradients that are not finite for a loss scale that is too large."""
+
+    def is_adaptive(part: Any) -> bool:
+        return isinstance(part, optimizers.LossScaleState)
+
+    return any(map(is_adaptive, jax.tree.leaves(opt_state, is_leaf=is_adaptive)))
+
+
+def _with_loss_of_nan_if_bad(sums: Sums, grads: PyTree) -> Sums:
+    """The sums, with a loss of NaN if a gradient is not finite, which spoils the parameters as a loss of NaN does."""
+    finite = functools.reduce(jnp.logical_and, [jnp.isfinite(g).all() for g in jax.tree.leaves(grads)], jnp.bool_(True))
+    total, *rows = sums["loss"]
+    return {**sums, "loss": (jnp.where(finite, total, jnp.nan), *rows)}
 
 
 def _floats(tree: PyTree) -> PyTree:

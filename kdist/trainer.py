@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import dataclasses
+import functools
 import itertools
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -26,26 +28,34 @@ from kdist.data import (
     Feeder,
     Loader,
     StreamFeeder,
+    check_same_data,
     described,
     example_batch,
     fingerprint,
 )
-from kdist.distribution import DataParallel, agree, check_agreement
+from kdist.distribution import Alarm, DataParallel, agree, check_agreement
 from kdist.errors import ConfigError, DataError, NotCompiledError, said_of
-from kdist.loop import hint_if_late, sweep, warn_if_short, warn_of_the_end
+from kdist.loop import end_if_nonfinite, hint_if_late, sweep, warn_if_short, warn_of_the_end
 from kdist.metrics import Metric
 from kdist.modules import Variables, adapt
 from kdist.objective import Objective, Plan
 from kdist.passes import Pass, PredictPass, TestPass, TrainPass, alphabetical
+from kdist.pauses import Pauses, Position
+from kdist.preemption import Stalled
 from kdist.stalls import Stalls
 from kdist.state import TrainState
 from kdist.step import Step
 from kdist.typing import Batch, Logs, PyTree, Sums
+from kdist.watchdog import Watchdog
 
 log = logging.getLogger(__name__)
 
 RUNS_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """How initialisers are compiled on CPU: drawing weights takes a millisecond, optimising that a second."""
+
+
+def _nothing() -> None:
+    """Waits for nothing."""
 
 
 class Trainer:
@@ -66,6 +76,7 @@ class Trainer:
         run_eagerly: Whether to compile nothing, for debugging; False by default.
         auto_scale_loss: Whether "mixed_float16" gets a loss scale that adapts itself; True by default.
         sample_weight_mode: See `Model.compile`.
+        nonfinite: See `Model.compile`.
 
     To train with another step, subclass and override `train_step`.
 
@@ -108,6 +119,7 @@ class Trainer:
         run_eagerly: bool = False,
         auto_scale_loss: bool = True,
         sample_weight_mode: Any = None,
+        nonfinite: str | None = None,
     ) -> None:
         self.adapter = adapt(module)
         self.precision = precisions.get(precision)
@@ -127,10 +139,17 @@ class Trainer:
         self.run_eagerly = bool(run_eagerly)
         if self.run_eagerly and jax.process_count() > 1:
             raise ConfigError("run_eagerly=True works on one process only. Debug there, or with jax.debug.print.")
+        if nonfinite not in (None, "raise", "skip", "stop"):
+            raise ConfigError(f"nonfinite must be None, 'raise', 'skip' or 'stop'. Received: {nonfinite!r}.")
+        self.nonfinite = nonfinite
         self.state: TrainState | None = None
         self.stop_training = self.stop_evaluating = self.stop_predicting = False
         self._bindings: dict[Any, Binding] = {}
-        self._start: tuple[int, int] | None = None
+        self._start: Position | None = None
+        self._resumed: dict[str, Any] | None = None
+        self._position = Position(0)
+        self._watchdog, self._alarm = Watchdog(), Alarm()
+        self._callback_list: CallbackList | None = None
         self._stalls: Stalls | None = None
         self.last_results: Logs = {}
         self._fitted: AnyLoader | None = None
@@ -254,6 +273,7 @@ class Trainer:
                 microbatches=self.microbatches,
                 steps_per_execution=self.steps_per_execution,
                 eagerly=self.run_eagerly,
+                nonfinite=self.nonfinite,
             )
         return self._bindings[key]
 
@@ -317,7 +337,44 @@ class Trainer:
             >>> history.epoch, int(state.step)
             ([2], 1)
         """
-        self._start = (epoch, step)
+        self._start = Position(epoch, step)
+
+    def progress(self) -> dict[str, Any]:
+        """What, besides the state, a run has to know to go on from where it is, for a checkpoint; see `go_on`.
+
+        It is of the last pause: call it in `Callback.save_run`, or when `fit` has returned.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> loader = kdist.data.from_arrays(np.ones((8, 3)), np.zeros((8, 1)), batch_size=4)
+            >>> state, _ = trainer.fit(trainer.init(loader.arrays), loader, epochs=3)
+            >>> trainer.progress()["position"]["epoch"]
+            3
+        """
+        callbacks = [] if self._callback_list is None else self._callback_list.state_dict()
+        return {"position": self._position.to_note(), "callbacks": callbacks, "data": self.data_fingerprint}
+
+    def go_on(self, progress: dict[str, Any]) -> None:
+        """Makes the next `fit`, or the one that is about to begin, go on from there.
+
+        Args:
+            progress: What `progress` gave.
+
+        Raises:
+            CheckpointError: It is something else.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> loader = kdist.data.from_arrays(np.ones((8, 3)), np.zeros((8, 1)), batch_size=4)
+            >>> state, _ = trainer.fit(trainer.init(loader.arrays), loader, epochs=2)
+            >>> trainer.go_on(trainer.progress())
+            >>> trainer.fit(state, loader, epochs=3)[1].epoch
+            [2]
+        """
+        self._start = Position.from_note(progress.get("position", {}))
+        self._resumed = progress
 
     def read_opt_state(self) -> PyTree | None:
         """The optimizer state, which the learning rate lives in.
@@ -397,6 +454,9 @@ class Trainer:
         self.state = state
         self.stop_training = False
         with contextlib.ExitStack() as stack:
+            # Outermost: callbacks wait for what they save, and an alarm would not wait so long.
+            callbacks = stack.enter_context(self._callbacks(callbacks, loader, epochs=epochs, add_history=True))
+            stack.enter_context(self._guarded())
             binding = self._bind_for_training(state, loader)
             feeder = self._feeder(state, loader, binding, training=True)
             stack.enter_context(feeder)
@@ -404,7 +464,7 @@ class Trainer:
                 with said_of("validation_data"):
                     validation_binding = self._bind_loader(state, validation, "validation_data")
                 validation_feeder = stack.enter_context(self._feeder(state, validation, validation_binding))
-            callbacks = stack.enter_context(self._callbacks(callbacks, loader, epochs=epochs, add_history=True))
+            pauses = stack.enter_context(Pauses(callbacks, self._watchdog))
             check_agreement(
                 **self._vital(callbacks),
                 epochs=epochs,
@@ -416,35 +476,41 @@ class Trainer:
             self._fitted = loader
             stack.callback(setattr, self, "_fitted", None)
             self._stalls = stalls = stack.enter_context(Stalls())
+            self._callback_list = callbacks
+            stack.callback(setattr, self, "_callback_list", None)
             callbacks.on_train_begin({})
             logs: Logs = {}
-            first, start = self._take_start(initial_epoch, loader)
-            seen = 0
-            for epoch in range(first, epochs):
+            here = self._take_start(initial_epoch, loader, callbacks)
+            while here.epoch < epochs and not here.stopped:
+                epoch = here.epoch
                 stalls.begin()
-                chunks = feeder.chunks(epoch, start=start, then=epoch + 1 if epoch + 1 < epochs else None)
-                chunks = chunks if feeder.resident else stalls.watch(chunks)
-                head = next(chunks, None)
-                if head is None:
+                chunks = feeder.chunks(epoch, start=here.step, then=epoch + 1 if epoch + 1 < epochs else None)
+                chunks = pauses.waits(chunks if feeder.resident else stalls.watch(chunks))
+                train = TrainPass(self, binding, state, stalls, here.part)
+                reach = functools.partial(self._reach, here, train)
+                with self._saved_if_stalled(pauses, reach):
+                    head = next(chunks, None)
+                if head is None and here.part is None:
                     warn_of_the_end(loader, f"there is nothing for epoch {epoch + 1}, and training ends")
                     break
                 callbacks.on_epoch_begin(epoch, {})
-                train = TrainPass(self, binding, state, stalls)
-                self._run(train, itertools.chain([head], chunks), callbacks, seen=seen)
+                chunks = chunks if head is None else itertools.chain([head], chunks)
+                self._run(train, chunks, callbacks, seen=here.seen, pauses=pauses, reach=reach)
+                end_if_nonfinite(train, f"Epoch {epoch + 1}")
                 stalls.end()
-                seen += train.steps
                 if not self.stop_training:
-                    warn_if_short(loader, start + train.steps, f"Epoch {epoch + 1}")
+                    warn_if_short(loader, here.step + train.steps, f"Epoch {epoch + 1}")
                 logs = train.logs()
                 if validation is not None and _due(epoch, validation_freq):
-                    results = self._validate(validation, validation_binding, validation_feeder, callbacks)
+                    pausing = {"pauses": pauses, "reach": reach}
+                    results = self._validate(validation, validation_binding, validation_feeder, callbacks, **pausing)
                     logs = {**logs, **{f"val_{name}": value for name, value in alphabetical(results).items()}}
                 callbacks.on_epoch_end(epoch, dict(logs))
                 if callbacks.params.get("verbose"):
                     hint_if_late(loader, stalls)
-                start = 0
-                if agree(int(self.stop_training)):
-                    break
+                stopped = bool(agree(int(self.stop_training)))
+                here = self._position = Position(epoch + 1, 0, here.seen + train.steps, stopped=stopped)
+                pauses.at(lambda: self._position)
             if epochs > 0:
                 self._adopt_average()
             callbacks.on_train_end(logs)
@@ -481,6 +547,7 @@ class Trainer:
             chunk = next(feeder.chunks(0))
             self._run(train, iter([chunk._replace(rows=chunk.rows[:1])]), CallbackList())
             self._write_back()
+            end_if_nonfinite(train, "train_on_batch")
             return self.state, train.results()
 
     def evaluate(self, state: TrainState, loader: AnyLoader, *, callbacks: Any = ()) -> Logs:
@@ -504,8 +571,10 @@ class Trainer:
             >>> trainer.evaluate(trainer.init(loader.arrays), loader)
             {'loss': 9.0}
         """
-        binding = self._bind_loader(state, loader)
-        with self._feeder(state, loader, binding) as feeder, self._callbacks(callbacks, loader) as callbacks:
+        with self._callbacks(callbacks, loader) as callbacks, contextlib.ExitStack() as stack:
+            stack.enter_context(self._guarded())
+            binding = self._bind_loader(state, loader)
+            feeder = stack.enter_context(self._feeder(state, loader, binding))
             check_agreement(**self._vital(callbacks))
             test = self._test(state, binding, feeder.chunks(0), callbacks)
             if not self.stop_evaluating:
@@ -557,6 +626,7 @@ class Trainer:
         binding: Binding,
         feeder: ChunkFeeder,
         callbacks: CallbackList,
+        **pausing: Any,
     ) -> Logs:
         """The results of the validation data; none if they are exhausted."""
         assert self.state is not None
@@ -565,18 +635,20 @@ class Trainer:
         if head is None:
             warn_of_the_end(validation, "there is nothing left to validate with")
             return {}
-        test = self._test(self.state, binding, itertools.chain([head], chunks), callbacks)
+        test = self._test(self.state, binding, itertools.chain([head], chunks), callbacks, **pausing)
         if not self.stop_evaluating:
             warn_if_short(validation, test.steps, "The validation")
         return test.results()
 
-    def _test(self, state: TrainState, binding: Binding, chunks: Iterator[Chunk], callbacks: CallbackList) -> TestPass:
+    def _test(
+        self, state: TrainState, binding: Binding, chunks: Iterator[Chunk], callbacks: CallbackList, **pausing: Any
+    ) -> TestPass:
         self.stop_evaluating = False
         with self._lent(state):
             callbacks.on_test_begin({})  # it may put other variables in
             assert self.state is not None
             test = TestPass(self, binding, self.state)
-            self._run(test, chunks, callbacks)
+            self._run(test, chunks, callbacks, **(pausing if self.state is state else {}))
             callbacks.on_test_end(test.logs())
         return test
 
@@ -590,9 +662,25 @@ class Trainer:
             if own is not state and own is not None:
                 self.state = own
 
-    def _run(self, pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList, *, seen: int = 0) -> None:
-        for _ in sweep(pass_, chunks, callbacks, seen=seen):
-            pass
+    def _run(
+        self,
+        pass_: Pass,
+        chunks: Iterator[Chunk],
+        callbacks: CallbackList,
+        *,
+        seen: int = 0,
+        pauses: Pauses | None = None,
+        reach: Callable[[Callable[[], None]], Position] | None = None,
+    ) -> None:
+        """Runs a pass, with the pauses that callbacks ask for in a `fit`."""
+        settle: Callable[[], None] = _nothing
+        executions = self._watched(sweep(pass_, chunks, callbacks, seen=seen), pass_)
+        if pauses is None or reach is None:
+            collections.deque(executions, maxlen=0)
+        else:
+            with self._saved_if_stalled(pauses, lambda: reach(settle)):
+                for settle in executions:
+                    pauses.at(functools.partial(reach, settle))
         self.last_results = pass_.results()
 
     # Small parts --------------------------------------------------------------------------------
@@ -635,11 +723,12 @@ class Trainer:
             )
         return binding
 
-    def _vital(self, callbacks: CallbackList) -> dict[str, int]:
+    def _vital(self, callbacks: CallbackList) -> dict[str, int | str]:
         """What, besides the data, decides how many executions of how many steps there are."""
         k = self.steps_per_execution
         return {
             "steps_per_execution": k if isinstance(k, int) else 0,
+            "nonfinite": str(self.nonfinite),
             "the number of callbacks that watch batches": sum(
                 callbacks.stride(kind) or 0 for kind in ("train", "test", "predict")
             ),
@@ -683,12 +772,54 @@ class Trainer:
             check=None if objective is None else check,
         )
 
-    def _take_start(self, initial_epoch: int, loader: AnyLoader) -> tuple[int, int]:
-        """Where to begin: where a callback said, once, else at `initial_epoch`."""
-        (epoch, step), self._start = self._start or (initial_epoch, 0), None
-        if loader.num_steps is not None and step >= loader.num_steps:
-            epoch, step = epoch + 1, 0
-        return epoch, step
+    def _reach(self, here: Position, train: TrainPass, settle: Callable[[], None] = _nothing) -> Position:
+        """Waits for all that is under way, and notes where that leaves the run.
+
+        Args:
+            here: Where this pass over the data began.
+            train: The pass.
+            settle: Does the waiting.
+        """
+        settle()
+        self._position = Position(here.epoch, here.step + train.steps, here.seen + train.steps, train.part())
+        return self._position
+
+    @contextlib.contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Ends this process where nothing happens any more, or another process has failed."""
+        with self._watchdog, self._alarm:
+            yield
+
+    def _watched(self, executions: Iterator[Callable[[], None]], pass_: Pass) -> Iterator[Callable[[], None]]:
+        """The executions of a pass, with word to the watchdog of each; the first compiles."""
+        with self._watchdog.phase("compile"):
+            first = next(executions, None)
+        for settle in executions if first is None else itertools.chain([first], executions):
+            self._watchdog.beat(pass_.steps)
+            self._alarm.check()
+            yield settle
+
+    @contextlib.contextmanager
+    def _saved_if_stalled(self, pauses: Pauses, reach: Callable[[], Position]) -> Iterator[None]:
+        """Saves too where the notice of a preemption finds the run waiting for data."""
+        try:
+            yield
+        except Stalled:
+            pauses.at(reach)
+            raise
+
+    def _take_start(self, initial_epoch: int, loader: AnyLoader, callbacks: CallbackList) -> Position:
+        """Where to begin: where a callback or a checkpoint said, once, else at `initial_epoch`."""
+        here, self._start = self._start or Position(initial_epoch), None
+        resumed, self._resumed = self._resumed, None
+        if resumed is not None:
+            if resumed.get("data"):
+                check_same_data(resumed["data"], self.data_fingerprint)
+            callbacks.load_state_dict(resumed.get("callbacks", []))
+        if here.part is None and loader.num_steps is not None and here.step >= loader.num_steps:
+            here = Position(here.epoch + 1)
+        self._position = here
+        return here
 
     def _adopt_average(self) -> None:
         """Makes the averages of the parameters the parameters, where the optimizer keeps some."""

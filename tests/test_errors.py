@@ -9,6 +9,7 @@ from kdist import errors
     "name, bases",
     [
         ("NotCompiledError", (RuntimeError, ValueError)),
+        ("NonFiniteError", (FloatingPointError,)),
         ("DataError", (ValueError,)),
         ("ConfigError", (ValueError,)),
         ("CheckpointError", ()),

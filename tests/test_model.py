@@ -527,6 +527,19 @@ def test_recompile_keeps_weights_and_starts_the_optimizer_anew(data):
     assert model.trainer.state.step == 3  # of the second fit alone
 
 
+def test_recompile_with_the_same_optimizer_goes_on_with_its_state(data):
+    """As in Keras; its momentum moves the weights further, though the rate is 0 now."""
+    model = fresh()
+    optimizer = kdist.optimizers.SGD(0.01, momentum=0.9)
+    model.compile(optimizer, "mse", distribution=model.trainer.distribution)
+    model.fit(*data, batch_size=8, verbose=0)
+    trace = jax.tree.map(np.array, model.state.opt_state)
+    model.compile(model.optimizer, "mae", distribution=kdist.DataParallel(devices=jax.devices()[:2]))
+    jax.tree.map(np.testing.assert_array_equal, trace, model.state.opt_state)
+    model.fit(*data, batch_size=8, verbose=0)
+    assert model.state.step == 6
+
+
 def test_recompile_onto_other_devices(data):
     model = fresh(n=1)
     model.compile(kdist.optimizers.SGD(RATE), "mse", distribution=kdist.DataParallel(devices=jax.devices()[:4]))

@@ -145,3 +145,9 @@ def test_one_nnx_layer_twice_is_refused_or_shared():
     shared = linear()
     with pytest.raises(ConfigError, match="twice|once|shared"):
         kdist.Sequential([shared, nn.relu, shared])
+
+
+def test_layers_cannot_be_frozen_by_a_flag():
+    kdist.Sequential([nn.Dense(2)], trainable=True)
+    with pytest.raises(ConfigError, match="optax.set_to_zero"):
+        kdist.Sequential([nn.Dense(2)], trainable=False)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from kdist import checkpoint
 from kdist.callbacks.base import Callback
 from kdist.callbacks.batches import BatchCounter, check_frequency
 from kdist.callbacks.messages import warn
-from kdist.data import check_same_data
-from kdist.errors import CheckpointError, CheckpointMismatchError, ConfigError
+from kdist.errors import ConfigError
 from kdist.typing import Logs
 
 
@@ -18,7 +18,12 @@ class BackupAndRestore(Callback):
     """Saves the whole state as training goes, and goes on from there when `fit` is called again.
 
     A run that was killed is started with the same script: it begins with the epoch, and with an integer `save_freq` the
-    very batch, that came next.  A backup is complete or it is not there; it is removed when training ends as it should.
+    very batch, that came next, and as if it had never stopped: the metrics of the epoch, the history and what callbacks
+    remember go on too.  It is saved in the background.  A backup is complete or it is not there, every array in it is
+    verified when it is read, parameters that are NaN are not saved, and all is removed when training ends as it should.
+
+    Where the machine is about to be taken away (SIGTERM), the run saves at the end of the execution, and the process
+    ends with exit code 42, which says: start it again.
 
     Args:
         backup_dir: A directory of its own.
@@ -48,10 +53,11 @@ class BackupAndRestore(Callback):
         ...     except RuntimeError:
         ...         history = run([backup])
         >>> history.epoch
-        [2]
+        [0, 1, 2]
     """
 
     reads_logs = False
+    keeps_run = True
 
     def __init__(
         self,
@@ -69,7 +75,8 @@ class BackupAndRestore(Callback):
         self.delete_checkpoint = delete_checkpoint
         every = check_frequency("save_freq", save_freq)
         self._counter = BatchCounter(every)
-        self._epoch = self._next = 0
+        self._due = self._ended = False
+        self._checkpoints: checkpoint.RunCheckpoints | None = None
         if every is not None:
             self.batch_stride = every
             vars(self).update(on_train_batch_begin=self._counter.begin, on_train_batch_end=self._end_batch)
@@ -77,47 +84,58 @@ class BackupAndRestore(Callback):
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Restores the newest backup that can be read, if there is one."""
         self._counter.restart()
-        number = checkpoint.series.newest(self.backup_dir)
-        self._next = 0 if number is None else number + 1
-        while number is not None and not self._restored(number):
-            number = checkpoint.series.newest(self.backup_dir, below=number)
+        self._due = self._ended = False
+        checkpoints = checkpoint.RunCheckpoints(self.backup_dir, keep=2 if self.double_checkpoint else 1)
+        self._checkpoints = checkpoints
+        checkpoints.open()
+        restored = checkpoints.restore(self.model.state)
+        if restored is not None:
+            state, progress = restored
+            self.model.state = state
+            self.model.go_on(progress)
 
-    def _restored(self, number: int) -> bool:
-        """Restores a backup; False, with a warning, if it cannot be read but there is an older one."""
-        try:
-            state, meta = checkpoint.load_state(self.backup_dir / str(number), self.model.state)
-        except CheckpointMismatchError:
-            raise
-        except CheckpointError as error:
-            if checkpoint.series.newest(self.backup_dir, below=number) is None:
-                raise
-            warn(f"The newest backup cannot be read, so an older one is used. {error}")
-            return False
-        check_same_data(meta.get("data", {}), self.model.data_fingerprint)
-        self.model.state = state
-        self.model.start_at(meta["epoch"], meta["step"])
-        return True
+    def state_dict(self) -> dict[str, Any]:
+        """See `Callback.state_dict`."""
+        return {"counted": self._counter.state_dict()}
 
-    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        """Notes the epoch."""
-        self._epoch = epoch
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback.load_state_dict`."""
+        self._counter.load_state_dict(state["counted"])
 
     def _end_batch(self, batch: int, logs: Logs | None = None) -> None:
-        if self._counter.due(batch):
-            self._save(self._epoch, batch + 1)
+        self._due = self._counter.due(batch) or self._due
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        """Saves, if it is the time."""
-        if self._counter.every is None:
-            self._save(epoch + 1, 0)
+        """Takes note, if it is the time to save."""
+        self._due = self._due or self._counter.every is None
+
+    def is_save_due(self) -> bool:
+        """Whether it is the time to save; and whether the last save has failed is found out here."""
+        assert self._checkpoints is not None
+        self._checkpoints.check()
+        return self._due
+
+    def save_run(self, epoch: int, step: int, *, last: bool = False) -> None:
+        """Saves, in the background unless it is the last time."""
+        assert self._checkpoints is not None
+        self._due = False
+        if checkpoint.is_finite(self.model.state):
+            self._checkpoints.save(self.model.state, self.model.progress())
+        else:
+            warn(f"Epoch {epoch + 1}, step {step}: parameters are NaN or infinite, so the backup before is kept.")
+        if last:
+            self._checkpoints.finish()
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        """Removes the backup: training is over."""
-        if self.delete_checkpoint:
-            checkpoint.series.clear(self.backup_dir)
+        """Takes note: training is over."""
+        self._ended = True
 
-    def _save(self, epoch: int, step: int) -> None:
-        meta = {"epoch": epoch, "step": step, "data": self.model.data_fingerprint}
-        checkpoint.save_state(self.backup_dir / str(self._next), self.model.state, meta)
-        checkpoint.series.keep_newest(self.backup_dir, 2 if self.double_checkpoint else 1)
-        self._next += 1
+    def close(self) -> None:
+        """Waits for the last save; removes the backup, if training ended as it should."""
+        checkpoints, self._checkpoints = self._checkpoints, None
+        if checkpoints is not None:
+            try:
+                if self._ended and self.delete_checkpoint:
+                    checkpoints.clear()
+            finally:
+                checkpoints.close()

@@ -28,6 +28,8 @@ class Callback:
         batch_stride: Set to n in a callback whose batch hooks act on every n-th batch only, counted through all
             epochs of a `fit`: steps are fused up to there, and nothing runs while it acts.
         reads_logs: Set to False while batch hooks do without logs: they are computed only if a callback reads them.
+        keeps_run: Set to True in a callback that saves the run in `save_run`: when the machine is about to be taken
+            away, it is called too, and then the process ends.
 
     Example:
         >>> import flax.linen as nn, kdist, numpy as np
@@ -43,6 +45,7 @@ class Callback:
     async_safe = False
     batch_stride = 1
     reads_logs = True
+    keeps_run = False
 
     def __init__(self) -> None:
         self.model: Any = None
@@ -58,6 +61,30 @@ class Callback:
 
     def close(self) -> None:
         """Called last, after an exception too: let go of files, threads and the screen."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What it has to know when the run goes on in another process: numbers, strings, lists and arrays."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes back what `state_dict` gave; called after `on_train_begin`.
+
+        Args:
+            state: What it gave.
+        """
+
+    def is_save_due(self) -> bool:
+        """Whether `save_run` is to be called; asked after each execution and epoch, and the same on all processes."""
+        return False
+
+    def save_run(self, epoch: int, step: int, *, last: bool = False) -> None:
+        """Training pauses between two executions, when all other hooks have returned and all results are read.
+
+        Args:
+            epoch: The epoch to go on with.
+            step: The step of it to go on with.
+            last: Whether the process is about to end, so that what is saved must be on the disk on return.
+        """
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Training starts."""

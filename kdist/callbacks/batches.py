@@ -48,6 +48,18 @@ class BatchCounter:
         self._since = 0
         self._last: int | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """What it has counted."""
+        return {"total": self.total, "since": self._since, "last": self._last}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on counting.
+
+        Args:
+            state: What `state_dict` gave.
+        """
+        self.total, self._since, self._last = state["total"], state["since"], state["last"]
+
     def begin(self, batch: int, logs: Logs | None = None) -> None:
         """Takes note of where training begins, which may be inside an epoch: `on_train_batch_begin`."""
         if self._last is None:

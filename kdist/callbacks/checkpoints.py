@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from typing import Any
 
 from kdist import checkpoint
 from kdist.callbacks.batches import BatchCounter, check_frequency
@@ -90,6 +91,15 @@ class ModelCheckpoint(MonitorCallback):
         if self.save_best_only:
             super().on_train_begin(logs)
 
+    def state_dict(self) -> dict[str, Any]:
+        """See `Callback.state_dict`."""
+        return {"best": self.best, "counted": self._counter.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback.load_state_dict`."""
+        self.best = state["best"]
+        self._counter.load_state_dict(state["counted"])
+
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Notes the epoch."""
         self._epoch = epoch
@@ -124,10 +134,10 @@ class ModelCheckpoint(MonitorCallback):
 
     def _try_path(self) -> None:
         """Fills in the path with what the model logs; other callbacks may log more, so that is not refused."""
-        names = [*self.model.metric_directions, "learning_rate"]
-        logs = dict.fromkeys([*names, *(f"val_{name}" for name in names)], 0.0)
+        names, every = list(self.model.metric_directions), self._counter.every
+        after_epochs = [] if every is not None else [*(f"val_{name}" for name in names), "learning_rate"]
         try:
-            self.path(0, None if self._counter.every is None else 0, logs)
+            self.path(0, None if every is None else 0, dict.fromkeys([*names, *after_epochs], 0.0))
         except TemplateError as error:
             if not isinstance(error.__cause__, KeyError) or error.__cause__.args == ("batch",):
                 raise

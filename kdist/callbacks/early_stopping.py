@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
-from kdist.callbacks.messages import say
+from kdist.callbacks.messages import say, warn
 from kdist.callbacks.monitors import MonitorCallback
 from kdist.callbacks.variables import copied
 from kdist.typing import Logs, PyTree
@@ -71,6 +72,20 @@ class EarlyStopping(MonitorCallback):
         """Forgets an earlier training."""
         super().on_train_begin(logs)
         self._reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Callback.state_dict`; the best weights are not in it."""
+        return {name: getattr(self, name) for name in ("wait", "best", "best_epoch", "stopped_epoch")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback.load_state_dict`."""
+        vars(self).update(state)
+        if self.restore_best_weights and self.best is not None:
+            self.best, self.wait = None, 0
+            warn(
+                "EarlyStopping(restore_best_weights=True): the best weights of before the interruption are lost, so "
+                "the best epoch is looked for among those that come."
+            )
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Compares, and stops when patience is at its end."""

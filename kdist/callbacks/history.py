@@ -39,6 +39,14 @@ class History(Callback):
         """Forgets the epochs, but not the values, of an earlier `fit`."""
         self.epoch = []
 
+    def state_dict(self) -> dict[str, Any]:
+        """See `Callback.state_dict`."""
+        return {"epoch": self.epoch, "history": self.history, "input_bound": self.input_bound}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback.load_state_dict`."""
+        self.epoch, self.history, self.input_bound = state["epoch"], state["history"], state["input_bound"]
+
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Records the epoch."""
         self.epoch.append(epoch)

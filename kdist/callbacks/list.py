@@ -105,6 +105,23 @@ class CallbackList:
         """Whether any callback has batch hooks of this kind at all, so that logs are wanted."""
         return bool(self._watchers[kind])
 
+    def state_dict(self) -> list[list[Any]]:
+        """What the callbacks have to know when the run goes on in another process: a class name and a state each."""
+        return [[type(callback).__name__, callback.state_dict()] for callback in self.callbacks]
+
+    def load_state_dict(self, states: list[list[Any]]) -> None:
+        """Gives each callback what the one of that class had, in their order.
+
+        Args:
+            states: What `state_dict` gave.
+        """
+        left = list(states)
+        for callback in self.callbacks:
+            found = next((entry for entry in left if entry[0] == type(callback).__name__), None)
+            if found is not None:
+                left.remove(found)
+                callback.load_state_dict(found[1])
+
     def call(self, hook: str, *args: Any) -> None:
         """Calls a hook by its name on every callback."""
         for callback in self.callbacks:

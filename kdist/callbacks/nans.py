@@ -15,6 +15,9 @@ class TerminateOnNaN(Callback):
     It only looks, so it costs no fusing: the batch that it names is the last of the execution in which the loss went
     wrong, and an execution more may have run.  The epoch is then ended as always, with validation.
 
+    To end just before the step that is bad, with good weights, compile with ``nonfinite="stop"`` or ``"raise"``.  With
+    any such policy it is settled what becomes of bad steps, and this callback does nothing.
+
     Args:
         raise_error: Whether to raise a RuntimeError instead, so that nothing that comes at the end of training is done,
             such as the removal of a backup; False by default.
@@ -39,7 +42,7 @@ class TerminateOnNaN(Callback):
     def on_train_batch_end(self, batch: int, logs: Logs | None = None) -> None:
         """Looks at the loss, which is the mean of the epoch so far."""
         loss = (logs or {}).get("loss")
-        if loss is None or math.isfinite(loss):
+        if loss is None or math.isfinite(loss) or getattr(self.model, "nonfinite", None) is not None:
             return
         if self.raise_error:
             raise RuntimeError(

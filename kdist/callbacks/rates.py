@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kdist.callbacks.base import Callback
-from kdist.callbacks.messages import say
+from kdist.callbacks.messages import say, warn
 from kdist.callbacks.monitors import MonitorCallback
 from kdist.errors import ConfigError
 from kdist.typing import Logs
@@ -30,6 +30,7 @@ class ReduceLROnPlateau(MonitorCallback):
         min_delta: By how much the log must be better to count; 0.0001 by default.
         cooldown: How many epochs to wait after a reduction before counting again; 0 by default.
         min_lr: The rate is not reduced below; 0.0 by default.
+        kwargs: Ignored, with a warning.
 
     Attributes:
         wait: The epochs without improvement so far.
@@ -59,8 +60,11 @@ class ReduceLROnPlateau(MonitorCallback):
         min_delta: float = 1e-4,
         cooldown: int = 0,
         min_lr: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         super().__init__(monitor, mode, min_delta)
+        if kwargs:
+            warn(f"ReduceLROnPlateau has no {', '.join(kwargs)}: ignored, as in Keras. What was epsilon is min_delta.")
         if not 0 <= factor < 1:
             raise ConfigError(f"ReduceLROnPlateau needs a factor in [0, 1): it only reduces. Received: {factor!r}.")
         self.factor = factor
@@ -80,6 +84,14 @@ class ReduceLROnPlateau(MonitorCallback):
         self._reset()
         for optimizer, _ in _optimizers(self.model):
             optimizer.learning_rate = optimizer.learning_rate
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Callback.state_dict`."""
+        return {name: getattr(self, name) for name in ("best", "wait", "cooldown_counter")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback.load_state_dict`."""
+        vars(self).update(state)
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Compares, and reduces when patience is at its end."""

@@ -2,7 +2,7 @@
 
 from kdist.checkpoint import series
 from kdist.checkpoint.run import RunCheckpoints
-from kdist.checkpoint.state import load_state, save_state
+from kdist.checkpoint.state import is_finite, load_state, save_state
 from kdist.checkpoint.weights import load_weights, save_weights
 
-__all__ = ["RunCheckpoints", "load_state", "load_weights", "save_state", "save_weights", "series"]
+__all__ = ["RunCheckpoints", "is_finite", "load_state", "load_weights", "save_state", "save_weights", "series"]

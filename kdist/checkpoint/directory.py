@@ -6,12 +6,13 @@ is said by `weights.py` and `state.py`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -42,6 +43,11 @@ class Writing:
     def __init__(self, path: Path, kind: str, response: Any, put_in_place: Callable[[], None]) -> None:
         self.path, self._kind = path, kind
         self._response, self._put_in_place = response, put_in_place
+
+    def wait(self, seconds: float) -> None:
+        """Waits for this process's part, so long at most, whatever comes of it."""
+        with contextlib.suppress(Exception):
+            self._response.result(timeout=seconds)
 
     def has_failed(self) -> bool:
         """Whether this process's part is known to have failed; it does not wait."""
@@ -156,6 +162,61 @@ def write(
     begin(directory, trees, meta, kind=kind).finish()
 
 
+class About(NamedTuple):
+    """What a checkpoint says of itself, without its arrays.
+
+    Attributes:
+        path: Where it is.
+        arrays: By tree, dtype and shape of each array by its path; None for a tree that cannot be read.
+        fingerprints: By tree, those of the arrays by their path.
+        meta: The note that it was written with.
+    """
+
+    path: Path
+    arrays: dict[str, dict[str, str] | None]
+    fingerprints: dict[str, Any]
+    meta: dict[str, Any]
+
+
+def about(directory: str | os.PathLike[str], *, kind: str) -> About:
+    """What a checkpoint says of itself.
+
+    Args:
+        directory: Where it is.
+        kind: What it holds, for messages.
+
+    Raises:
+        CheckpointError: There is none.
+        CheckpointCorruptError: It is damaged.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    path = Path(directory).absolute()
+    if not path.is_dir():
+        if not _beside(path, "old").is_dir():
+            raise CheckpointError(f"There are no {kind} at {path}: it is not a directory.")
+        path = _beside(path, "old")  # a run was killed while it put a new one in its place
+    if not is_checkpoint(path):
+        raise CheckpointError(f"There are no {kind} at {path} that Orbax can read.")
+    try:
+        found = ocp.checkpointables_metadata(path)
+    except _unreadable() as error:
+        raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: {error}") from error
+    note, meta = _notes(path, kind, found.custom_metadata)
+    arrays = {
+        str(name): None if tree is None else {str(n): _signature(a) for n, a in tree.items()}
+        for name, tree in found.metadata.items()
+    }
+    return About(path, arrays, note.get("fingerprints", {}), meta)
+
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What Orbax raises for files that are not as they were written."""
+    from orbax.checkpoint import v1 as ocp
+
+    return OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError
+
+
 def read(
     directory: str | os.PathLike[str], likes: dict[str, PyTree], *, kind: str
 ) -> tuple[dict[str, PyTree], dict[str, Any]]:
@@ -176,40 +237,29 @@ def read(
     """
     from orbax.checkpoint import v1 as ocp
 
-    unreadable = (OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError)
-    path = Path(directory).absolute()
-    if not path.is_dir():
-        if not _beside(path, "old").is_dir():
-            raise CheckpointError(f"There are no {kind} at {path}: it is not a directory.")
-        path = _beside(path, "old")  # a run was killed while it put a new one in its place
-    if not is_checkpoint(path):
-        raise CheckpointError(f"There are no {kind} at {path} that Orbax can read.")
-    try:
-        about = ocp.checkpointables_metadata(path)
-    except unreadable as error:
-        raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: {error}") from error
-    note, meta = _notes(path, kind, about.custom_metadata)
-    damaged = [name for name in likes if about.metadata.get(name, {}) is None]
+    found = about(directory, kind=kind)
+    path = found.path
+    damaged = [name for name in likes if found.arrays.get(name, {}) is None]
     if damaged:
         raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: {', '.join(damaged)} is damaged.")
-    missing = [name for name in likes if name not in about.metadata]
+    missing = [name for name in likes if name not in found.arrays]
     if missing:
-        raise CheckpointError(f"There are no {kind} at {path}: it holds {', '.join(about.metadata)} only.")
+        raise CheckpointError(f"There are no {kind} at {path}: it holds {', '.join(found.arrays)} only.")
     expected = {name: by_path(like) for name, like in likes.items()}
     for name, arrays in expected.items():
-        _compare(path, kind, {n: _signature(a) for n, a in about.metadata[name].items()}, arrays)
+        _compare(path, kind, found.arrays[name] or {}, arrays)
     targets = {name: {n: _target(a) for n, a in arrays.items()} for name, arrays in expected.items()}
     try:
         loaded = ocp.load_checkpointables(path, targets)
-    except unreadable as error:
+    except _unreadable() as error:
         raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: {error}") from error
     trees = {}
     for name, like in likes.items():
         # A key comes back with an equal sharding of another rank, which would be compiled for anew.
         leaves = {n: jax.device_put(loaded[name][n], target.sharding) for n, target in targets[name].items()}
-        _verify(path, kind, note.get("fingerprints", {}).get(name), leaves)
+        _verify(path, kind, found.fingerprints.get(name), leaves)
         trees[name] = jax.tree.unflatten(jax.tree.structure(like), list(leaves.values()))
-    return trees, meta
+    return trees, found.meta
 
 
 def _notes(path: Path, kind: str, note: Any) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import os
 import shutil
 import socket
+import sys
+import warnings
 from pathlib import Path
 from typing import Any, Self
+
+import jax
 
 from kdist.checkpoint import directory as directories
 from kdist.checkpoint import series
@@ -18,9 +21,9 @@ from kdist.distribution import is_main_process
 from kdist.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
 from kdist.state import TrainState
 
-log = logging.getLogger(__name__)
-
 LOCK = ".lock"
+ABANDON_SECONDS = 10.0
+"""How long a process that fails waits for its part of a save."""
 CORRUPT = ".corrupt"
 """What is added to the name of a checkpoint that turned out to be damaged: it is out of the way, and not lost."""
 
@@ -53,18 +56,33 @@ class RunCheckpoints:
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
+        """Opens it."""
+        self.open()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Closes it."""
+        self.close()
+
+    def open(self) -> None:
         """Claims the directory, and clears away what a killed run did not finish.  All processes call it.
 
         Raises:
             CheckpointError: Another run writes to it, or it cannot be written.
         """
         directories.on_main_process(self._claim, f"Cannot write checkpoints to {self.directory}")
-        return self
 
-    def __exit__(self, *exception: object) -> None:
-        """Waits for the last save, and lets go of the directory."""
+    def close(self) -> None:
+        """Waits for the last save, and lets go of the directory.
+
+        Where it is closed by an error on one of several processes, the others may never come to the end of a save:
+        then only this process's part is waited for.
+        """
         try:
-            self.finish()
+            if jax.process_count() > 1 and sys.exc_info()[0] not in (None, SystemExit):
+                self._abandon()
+            else:
+                self.finish()
         finally:
             if self._lock is not None:
                 os.close(self._lock)
@@ -115,12 +133,28 @@ class RunCheckpoints:
             for number in kept[: -self.keep]:
                 series.remove(self.directory, number)
 
+    def note(self, step: int | None = None) -> dict[str, Any]:
+        """The `meta` of a step, without its arrays; that of the newest whose can be read by default.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        number = series.newest(self.directory) if step is None else step
+        failure = CheckpointError(f"There are no checkpoints in {self.directory}.")
+        while number is not None:
+            try:
+                return directories.about(self.directory / str(number), kind=KIND).meta
+            except CheckpointError as error:
+                failure = error
+            number = None if step is not None else series.newest(self.directory, below=number)
+        raise failure
+
     def restore(
         self, like: TrainState, step: int | None = None, *, must: bool = False
     ) -> tuple[TrainState, dict[str, Any]] | None:
         """The state of a step, or of the newest whose every array is what was written.  All processes call it.
 
-        A damaged one is set aside under another name, with a warning in the log, and the one before it is taken.
+        Where that is damaged, the one before it is taken, with a warning, and the damaged is set aside.
 
         Args:
             like: A state with the tree, shapes, dtypes and shardings that are expected; any devices.
@@ -137,28 +171,41 @@ class RunCheckpoints:
         """
         if step is not None:
             return load_state(self.directory / str(step), like)
-        number, failure = series.newest(self.directory), None
+        number, failure, damaged = series.newest(self.directory), None, []
         while number is not None:
             try:
-                return load_state(self.directory / str(number), like)
+                found = load_state(self.directory / str(number), like)
             except CheckpointMismatchError:
                 raise
             except CheckpointError as error:
                 if must:
                     raise
-                failure = error
-                older = series.newest(self.directory, below=number)
-                log.warning("%s %s", error, "It is set aside." if older is None else f"Step {older} is tried.")
-                directories.on_main_process(functools.partial(self._set_aside, number), "Cannot set a checkpoint aside")
-                number = older
+                failure = failure or error
+                damaged.append(number)
+                number = series.newest(self.directory, below=number)
+                continue
+            for n in damaged:
+                directories.on_main_process(functools.partial(self._set_aside, n), "Cannot set a checkpoint aside")
+            if damaged:
+                warnings.warn(f"{failure} Step {number} is used, and {damaged} set aside.", UserWarning, stacklevel=2)
+            return found
         if failure is not None:
-            raise CheckpointCorruptError(f"No checkpoint in {self.directory} can be read. {failure}") from failure
+            raise CheckpointCorruptError(
+                f"No checkpoint in {self.directory} can be read. Give another directory to start afresh. {failure}"
+            ) from failure
         return None
 
     def clear(self) -> None:
         """Removes all of them, once the last save is complete, and the directory if nothing else is in it."""
         self.finish()
-        series.clear(self.directory, besides=(LOCK,))
+        if is_main_process():
+            (self.directory / LOCK).unlink(missing_ok=True)
+        series.clear(self.directory)
+
+    def _abandon(self) -> None:
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.wait(ABANDON_SECONDS)
 
     def _claim(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

@@ -49,16 +49,11 @@ def keep_newest(directory: str | os.PathLike[str], count: int, written: Sequence
             remove(directory, number)
 
 
-def clear(directory: str | os.PathLike[str], besides: Sequence[str] = ()) -> None:
-    """Removes the series, and the directory if there is nothing else in it, on process 0.
-
-    Args:
-        directory: Where the series is.
-        besides: Names of files that go with the directory.
-    """
+def clear(directory: str | os.PathLike[str]) -> None:
+    """Removes the series, and the directory if there is nothing else in it, on process 0."""
     path = Path(directory)
     if is_main_process() and path.is_dir():
         for number in numbers(path):
             remove(path, number)
-        if all(p.name in besides for p in path.iterdir()):
-            shutil.rmtree(path)
+        if not any(path.iterdir()):
+            path.rmdir()

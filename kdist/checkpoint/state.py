@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+
 from kdist.checkpoint import directory as directories
 from kdist.state import TrainState
 from kdist.typing import PyTree
@@ -68,6 +71,28 @@ def load_state(directory: str | os.PathLike[str], like: TrainState) -> tuple[Tra
     weights, training = dict(trees["weights"]), trees["training"]
     state = TrainState(training["step"], weights.pop("params"), weights, training["opt_state"], training["key"])
     return state, meta
+
+
+@jax.jit
+def _all_finite(arrays: list[jax.Array]) -> jax.Array:
+    return jnp.stack([jnp.isfinite(a).all() for a in arrays]).all()
+
+
+def is_finite(state: TrainState) -> bool:
+    """Whether every parameter is a number; a run cannot go on from others.
+
+    Args:
+        state: The state.
+
+    Example:
+        >>> import flax.linen as nn, kdist
+        >>> model = kdist.Model(nn.Dense(1))
+        >>> model.build((None, 3))
+        >>> is_finite(model.state)
+        True
+    """
+    floats = [a for a in jax.tree.leaves(state.params) if jnp.issubdtype(a.dtype, jnp.inexact)]
+    return not floats or bool(_all_finite(floats))
 
 
 def trees_of(state: TrainState) -> dict[str, PyTree]:

@@ -1,5 +1,6 @@
 """Processes and meshes: who takes part in a run, and which device holds which part of an array."""
 
+from kdist.distribution.alarm import Alarm
 from kdist.distribution.mesh import BATCH_AXES, DataParallel
 from kdist.distribution.processes import (
     agree,
@@ -12,6 +13,7 @@ from kdist.distribution.processes import (
 
 __all__ = [
     "BATCH_AXES",
+    "Alarm",
     "DataParallel",
     "agree",
     "agree_on_least",

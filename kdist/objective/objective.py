@@ -119,7 +119,7 @@ class Objective:
         true, pred, weights = self._split(y, y_pred, weight)
         out = {}
         for term in self._metrics:
-            y_true, y_pred = true[term.output], pred[term.output].astype(jnp.float32)
+            y_true, y_pred = _widened(true[term.output]), pred[term.output].astype(jnp.float32)
             w = weights[term.output] if term.weighted else None
             w = None if w is None else term.metric.weigh(y_true, y_pred, w)
             if valid is not None:
@@ -189,3 +189,10 @@ class Objective:
             DataError: One is not, naming the first.
         """
         check_labels(self._losses, self.outputs, self._targets(y))
+
+
+def _widened(y_true: jax.Array) -> jax.Array:
+    """Targets as metrics compute with them: float32, but for integers of 32 bits, which may be labels beyond 2**24."""
+    return y_true.astype(
+        jnp.int32 if jnp.issubdtype(y_true.dtype, jnp.integer) and y_true.itemsize > 2 else jnp.float32
+    )

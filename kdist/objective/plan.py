@@ -6,6 +6,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+
 from kdist import losses, metrics
 from kdist.errors import ConfigError
 
@@ -75,7 +77,7 @@ class Plan:
 def _check_loss_weights(value: Any) -> None:
     entries = value.values() if isinstance(value, Mapping) else value if isinstance(value, (list, tuple)) else [value]
     for entry in entries:
-        if entry is not None and (isinstance(entry, bool) or not isinstance(entry, (int, float))):
+        if entry is not None and (isinstance(entry, bool) or not isinstance(entry, (int, float, np.number))):
             raise ConfigError(
                 f"loss_weights, the third argument of compile, must be a number or a list, tuple or dict of numbers. "
                 f"Received: {value!r}. Pass metrics by name: compile(optimizer, loss, metrics=[...])."

@@ -153,3 +153,8 @@ def test_each_part_of_a_multi_optimizer(make_model, data):
     halve = LearningRateScheduler(lambda epoch, rate: rate / 2)
     history = model.fit(*data, epochs=1, verbose=0, callbacks=halve).history
     assert (history["learning_rate_adam"], history["learning_rate_sgd"]) == ([0.0005], [0.005])
+
+
+def test_what_reduce_lr_on_plateau_does_not_know_is_ignored_with_a_warning():
+    with pytest.warns(UserWarning, match="has no epsilon, of: ignored, as in Keras"):
+        ReduceLROnPlateau(epsilon=1e-3, of=2)

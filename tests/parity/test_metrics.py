@@ -336,3 +336,19 @@ def test_weights_of_iou_are_not_truncated(rng):
     with pytest.warns(UserWarning, match="Consider using integer weights"):
         assert keras_value(keras.metrics.MeanIoU(C), [(y, p, weight)]) == 0
     assert kdist.metrics.MeanIoU(C)(y, p, weight) == pytest.approx(kdist.metrics.MeanIoU(C)(y, p))
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "int8", "float16", "bool"])
+def test_targets_of_any_dtype_are_computed_with_in_float32(dtype):
+    """Through a model, which casts them: 0 - 1 of an unsigned integer is 255."""
+    rng = np.random.default_rng(0)
+    y, p = (rng.uniform(size=(N, C)) > 0.5).astype(dtype), rng.normal(size=(N, C)).astype(np.float32)
+    names = ["hinge", "squared_hinge", "mae", "mape", "msle", "cosine_similarity", "poisson"]
+    model = kdist.Model((lambda key, x: {}, lambda params, x: x))
+    model.compile(None, "mse", metrics=names, distribution=kdist.DataParallel(devices=jax.devices()[:1]))
+    found = model.evaluate(p, y, verbose=0, return_dict=True)
+    for name in names:
+        metric = keras.metrics.get(name)
+        metric = keras.metrics.MeanMetricWrapper(metric) if inspect.isfunction(metric) else metric
+        metric.update_state(y, p)
+        np.testing.assert_allclose(found[name], metric.result(), rtol=1e-5, err_msg=name)

@@ -1,0 +1,244 @@
+"""News of failures between processes, and how a process ends without waiting for the others.
+
+The news go through the key-value store of JAX's coordination service, which process 0 holds, and not through
+collectives: when one process fails, the others are stuck in exactly those.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import logging
+import os
+import sys
+import threading
+import time
+import traceback
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+import jax
+from jax._src.distributed import global_state
+
+from kdist.errors import DistributionError
+
+POLL_SECONDS = 1.0
+"""How often a process looks for news of the others."""
+GRACE_SECONDS = 3.0
+"""How long after it found some its main thread has for ending by itself."""
+LINGER_SECONDS = 5.0
+"""How long process 0, on its way out, waits for the others: the store dies with it, and JAX aborts who needs it."""
+MOST_CHARACTERS = 30_000
+"""How much of a traceback, from its end, is told."""
+
+_NEWS = "kdist/failed/"
+_GONE = "kdist/gone/"
+_EXIT = "exit"
+_numbers = itertools.count()
+_failed: set[str] = set()  # the numbers of the alarms whose body raised on this process
+
+
+class Alarm:
+    """Ends this process when another fails, and tells the others when this one does; use as a context manager.
+
+    All processes must enter their alarms in the same order.  If the body raises, the traceback is published; not so
+    SystemExit, which is a decision to leave and no failure.  Every second a thread looks for what others published.
+    When there is something, `check` raises it; if the body has not ended after three seconds more, since it is stuck
+    in a collective with the one that failed, the thread writes the other's traceback and ends the process with 1.
+
+    Errors that all processes raise alike may be caught, and training go on: what others publish counts only while the
+    body of this process's own alarm runs, or if it ended well.  An error that is raised here while another process has
+    failed before gets the other's traceback as a note.
+
+    On one process, or where processes were not joined, it does nothing and has no thread.
+
+    Example:
+        >>> with Alarm() as alarm:
+        ...     for step in range(3):
+        ...         alarm.check()
+    """
+
+    def __init__(self) -> None:
+        self._news: str | None = None
+        self._over = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._number = ""
+
+    def check(self) -> None:
+        """To be called by the main thread between executions.
+
+        Raises:
+            DistributionError: Another process has failed; the message ends with its traceback and its number.
+
+        Example:
+            >>> Alarm().check()  # outside of `with`, or on one process, there is never any news
+        """
+        if self._news is not None:
+            raise DistributionError(self._news)
+
+    def __enter__(self) -> Self:
+        """The alarm itself, listening."""
+        if _store() is not None:
+            self._news, self._number = None, str(next(_numbers))
+            self._over = threading.Event()
+            self._thread = threading.Thread(target=self._listen, name="kdist-alarm", daemon=True)
+            self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        """Stops listening, and tells the others of the body's error."""
+        if self._thread is None:
+            return
+        self._over.set()
+        self._thread.join(POLL_SECONDS)  # it ends by itself if the store answers late
+        self._thread = None
+        if error is None or isinstance(error, (SystemExit, GeneratorExit)):
+            return
+        heard = self._news
+        if heard is None:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store is gone, and the error is what counts
+                heard = _look()
+        _failed.add(self._number)
+        if heard is None:
+            announce(_traceback(error), self._number)
+        elif heard not in _traceback(error):  # as it is in what `check` raised
+            error.add_note(heard)
+
+    def _listen(self) -> None:
+        over = self._over
+        while True:
+            try:
+                self._news = _look()
+            except jax.errors.JaxRuntimeError:
+                return  # process 0 is gone, and the store with it: JAX is about to abort this process
+            if self._news is not None:
+                break
+            if over.wait(POLL_SECONDS):
+                return
+        if not over.wait(GRACE_SECONDS):
+            announce(self._news)
+            write(self._news)
+            leave(1)
+
+
+def announce(text: str, number: str = _EXIT) -> None:
+    """Publishes that this process has failed, if it is one of several.
+
+    Args:
+        text: What happened: a traceback or a line.
+        number: The alarm that it happened in; by default it counts for all, as the process is about to end.
+
+    Example:
+        >>> announce("HangError: no step for an hour")  # one process has nobody to tell
+    """
+    store = _store()
+    if store is not None:
+        text = text[-MOST_CHARACTERS:].rstrip("\n")
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store is gone: JAX ends the others
+            store.key_value_set(f"{_NEWS}{number}/{global_state.process_id}", text, allow_overwrite=True)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends this process at once: JAX's own way out would first wait for all others, dead or stuck.
+
+    Process 0 waits some seconds for the others to have left.
+
+    Args:
+        code: The exit code.
+
+    Example:
+        >>> import inspect
+        >>> inspect.signature(leave).return_annotation
+        'NoReturn'
+    """
+    if threading.current_thread() is threading.main_thread():
+        _flush()
+    else:  # the main thread may hold the lock of a stream that it is stuck in
+        flusher = threading.Thread(target=_flush, daemon=True)
+        flusher.start()
+        flusher.join(1.0)
+    store = _store()
+    if store is not None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store is gone, and nobody there to wait for
+            if global_state.process_id == 0:
+                _wait_for_others(store)
+            else:
+                store.key_value_set(f"{_GONE}{global_state.process_id}", "", allow_overwrite=True)
+    os._exit(code)
+
+
+def write(text: str) -> None:
+    """Writes a text to the error stream itself, whatever `sys.stderr` is and whoever holds its lock.
+
+    Args:
+        text: What is written; a newline is added.
+
+    Example:
+        >>> write("")
+    """
+    with open(2, "w", encoding="utf-8", errors="replace", closefd=False) as stream:
+        stream.write(f"{text}\n")
+
+
+def this_process() -> str:
+    """The number of this process, and of how many: of the processes that were joined, asked without using JAX.
+
+    Example:
+        >>> this_process()
+        'process 0 of 1'
+    """
+    return f"process {global_state.process_id} of {global_state.num_processes}"
+
+
+def _store() -> Any:
+    """The client of the key-value store; None if this process is alone."""
+    return global_state.client if global_state.num_processes > 1 else None
+
+
+def _look() -> str | None:
+    """What another process published, unless this one failed alike."""
+    for key, text in _store().key_value_dir_get(_NEWS):
+        number, process = key.removeprefix(_NEWS).split("/")
+        if int(process) != global_state.process_id and (number == _EXIT or number not in _failed):
+            return (
+                f"{text}\nThe above happened on process {process} of {global_state.num_processes}, which failed; "
+                f"process {global_state.process_id} cannot go on without it."
+            )
+    return None
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error))
+
+
+def _wait_for_others(store: Any) -> None:
+    deadline = time.monotonic() + LINGER_SECONDS
+    while time.monotonic() < deadline:
+        if len(store.key_value_dir_get(_GONE)) == global_state.num_processes - 1:
+            return
+        time.sleep(0.05)
+
+
+def _flush() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError, OSError):  # there is none, or it is closed already
+            stream.flush()
+    logging.shutdown()
+
+
+def _leave_after_error() -> None:
+    """Skips JAX's wait for the other processes when the interpreter ends with an exception that nobody caught.
+
+    It is registered after JAX's own function, and so runs before it.
+    """
+    error: Any = getattr(sys, "last_value", None)  # what the interpreter printed as its last act
+    if error is not None and _store() is not None:
+        announce(_traceback(error))
+        write(f"This was {this_process()}.")
+        leave(130 if isinstance(error, KeyboardInterrupt) else 1)
+
+
+atexit.register(_leave_after_error)

@@ -1,0 +1,150 @@
+"""Where training pauses between two executions: for callbacks that save, and before the machine is taken away."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Self
+
+from kdist.callbacks import Callback, CallbackList
+from kdist.data import Chunk
+from kdist.errors import CheckpointError
+from kdist.passes import EarlierPart
+from kdist.preemption import PREEMPTED, Preempted, PreemptionNotice, Stalled
+from kdist.watchdog import Watchdog
+
+LEAVE_SECONDS = 5.0
+"""So long a source that gives nothing is waited for, once the run has saved."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Position:
+    """Where a run is, and what it has to know besides its state to go on from there.
+
+    Attributes:
+        epoch: The epoch to go on with, from 0.
+        step: The step of it to go on with.
+        seen: The steps that were trained in this `fit`.
+        part: What was trained of this epoch; None at its start.
+        stopped: Whether a callback has ended training.
+    """
+
+    epoch: int
+    step: int = 0
+    seen: int = 0
+    part: EarlierPart | None = None
+    stopped: bool = False
+
+    def to_note(self) -> dict[str, Any]:
+        """What a checkpoint keeps of it."""
+        return {**vars(self), "part": None if self.part is None else self.part._asdict()}
+
+    @classmethod
+    def from_note(cls, note: dict[str, Any]) -> Position:
+        """The position that a checkpoint has kept.
+
+        Args:
+            note: What `to_note` gave.
+
+        Raises:
+            CheckpointError: Something is missing.
+        """
+        try:
+            part = note["part"]
+            named = {field.name: note[field.name] for field in dataclasses.fields(cls)}
+            return cls(**{**named, "part": None if part is None else EarlierPart(**part)})
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"The checkpoint does not say where the run was: {error!r}.") from error
+
+
+class Pauses:
+    """The pauses of a `fit`; use as a context manager.
+
+    Args:
+        callbacks: Those that may ask for a pause.
+        watchdog: Told what is waited for.
+    """
+
+    def __init__(self, callbacks: CallbackList, watchdog: Watchdog) -> None:
+        self._watchdog = watchdog
+        self._callbacks = [c for c in callbacks.callbacks if _may_pause(c)]
+        keeps = any(callback.keeps_run for callback in self._callbacks)
+        self._notice = PreemptionNotice() if keeps else None
+        self._stalled = False
+
+    def __enter__(self) -> Self:
+        """Listens for the notice of a preemption, if some callback would save then."""
+        if self._notice is not None:
+            self._notice.__enter__()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Listens no more."""
+        if self._notice is not None:
+            self._notice.__exit__(*exception)
+
+    def at(self, reach: Callable[[], Position]) -> None:
+        """Between two executions: lets callbacks save, if it is the time.
+
+        Args:
+            reach: Waits for all that is under way, and says where that leaves the run.
+
+        Raises:
+            Preempted: The machine is about to be taken away, and callbacks have saved.
+        """
+        told = self._notice is not None and self._notice.poll()
+        due = [c for c in self._callbacks if c.is_save_due() or (told and c.keeps_run)]
+        if due:
+            position = reach()
+            with self._watchdog.phase("save"):
+                for callback in due:
+                    callback.save_run(position.epoch, position.step, last=told)
+        if told:
+            if self._stalled:
+                _leave_soon()
+            raise Preempted("The run was told to end (SIGTERM), and has saved. Start it again to go on.")
+
+    def waits(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        """The chunks; a wait for one of them is ended by the notice.
+
+        Args:
+            chunks: Those to come.
+
+        Raises:
+            Stalled: It came.
+        """
+        while True:
+            try:
+                with self._watchdog.phase("data"), self._interruptible():
+                    chunk = next(chunks, None)
+            except Stalled:
+                self._stalled = True
+                raise
+            if chunk is None:
+                return
+            yield chunk
+
+    def _interruptible(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._notice is None else self._notice.interruptible()
+
+
+def _leave_soon() -> None:
+    """Ends the process, if it does not end by itself: a thread may wait for a source that gives nothing."""
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(PREEMPTED)
+
+    timer = threading.Timer(LEAVE_SECONDS, end)
+    timer.daemon = True
+    timer.start()
+
+
+def _may_pause(callback: Callback) -> bool:
+    overridden = type(callback).is_save_due is not Callback.is_save_due or "is_save_due" in vars(callback)
+    return callback.keeps_run or overridden
