@@ -752,6 +752,8 @@ class Trainer:
         def check(batch: Batch) -> None:  # of batches that come later; one of other shapes is bound anew, or refused
             self.bind(state, batch).objective.check_labels(batch.y)
 
+        if not training and hasattr(loader, "in_order"):  # every row once, as they are numbered
+            loader = loader.in_order()
         if not isinstance(loader, BatchLoader):
             checked_at_once = objective is None or hasattr(loader, "arrays")
             return Feeder(

@@ -190,7 +190,7 @@ class Saves(Callback):
     def is_save_due(self):
         return True
 
-    def save_run(self, epoch, step):
+    def save_run(self, epoch, step, *, last=False):
         self.positions.append(step)
         self.steps.append(int(self.model.state.step))
 

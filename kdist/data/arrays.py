@@ -12,13 +12,23 @@ import numpy as np
 
 from kdist.data.buffers import take
 from kdist.data.files import forget
-from kdist.data.order import EpochOrder, check_shuffle
+from kdist.data.order import EpochOrder, check_drop_remainder, check_shuffle
 from kdist.errors import ConfigError, DataError
 from kdist.typing import Batch, PyTree
 
 DEFAULT_BATCH_SIZE = 32
 LARGE_BYTES = 2 << 30
 """Of a file that is mapped into memory no more than this is copied without a warning."""
+
+_NARROWED = {
+    np.dtype(wide): np.dtype(narrow)
+    for wide, narrow in (
+        (np.float64, np.float32),
+        (np.complex128, np.complex64),
+        (np.int64, np.int32),
+        (np.uint64, np.uint32),
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +42,7 @@ class ArrayLoader:
         seed: What the orders are drawn from.
         cache: True, False or "auto".
         steps: The most steps of an epoch; None, the default, for all rows.
+        drop_remainder: Whether a pass has full batches alone; False by default.
 
     Example:
         >>> loader = from_arrays(np.arange(10.0), batch_size=4, shuffle=False)
@@ -45,13 +56,14 @@ class ArrayLoader:
     seed: int
     cache: bool | str
     steps: int | None = None
+    drop_remainder: bool = False
     readers: ClassVar[int] = 2
     """See `Loader`."""
 
     @property
     def num_rows(self) -> int:
-        """Rows of an epoch."""
-        return jax.tree.leaves(self.arrays)[0].shape[0]
+        """Rows of a pass, without those that are dropped."""
+        return self._epochs.rows_of_a_pass
 
     @property
     def nbytes(self) -> int:
@@ -69,7 +81,13 @@ class ArrayLoader:
 
     @property
     def _epochs(self) -> EpochOrder:
-        return EpochOrder(self.num_rows, self.batch_size, self.shuffle, self.seed, self.steps)
+        rows = jax.tree.leaves(self.arrays)[0].shape[0]
+        drop = self.drop_remainder
+        return EpochOrder(rows, self.batch_size, self.shuffle, self.seed, self.steps, drop_remainder=drop)
+
+    def in_order(self) -> ArrayLoader:
+        """The same rows as they lie in the arrays, all of them: what is evaluated and predicted."""
+        return dataclasses.replace(self, shuffle=False, drop_remainder=False)
 
     def read(self, rows: np.ndarray | slice) -> Batch:
         """Those rows, gathered all at once."""
@@ -90,8 +108,12 @@ def from_arrays(
     cache: bool | str = "auto",
     steps: int | None = None,
     check_finite: bool = False,
+    drop_remainder: bool = False,
 ) -> ArrayLoader:
     """A loader of arrays.
+
+    `shuffle` and `drop_remainder` are for training: an evaluation, a validation and a prediction take every row once,
+    in the order of the arrays; with `steps`, the first of them.
 
     Args:
         x: Inputs: an array ``[rows, ...]``, or a list, tuple or dict of arrays.
@@ -105,12 +127,15 @@ def from_arrays(
         steps: The most steps of an epoch; epochs then share a pass over the data.  All of them by default.
         check_finite: Whether to read everything once, now, and refuse NaN and infinity; False by default.  It is never
             done unasked, since it reads all of the data.
+        drop_remainder: Whether an epoch leaves out the rows that fill no batch: others each epoch, if rows are
+            shuffled; False by default.
 
     Returns:
         The loader. float64 becomes float32 and 64-bit integers 32-bit ones.
 
     Raises:
-        DataError: Lengths differ, there are no rows, or something is no array of numbers.
+        DataError: Lengths differ, there are no rows, or fewer than a batch has and they are dropped, or something is no
+            array of numbers.
         ConfigError: `batch_size` is not a positive integer, or another argument is none of its values.
 
     Example:
@@ -128,12 +153,12 @@ def from_arrays(
         raise ConfigError(f"cache must be True, False or 'auto'. Received: {cache!r}.")
     named = {"x": x, "y": y, "sample_weight": sample_weight}
     arrays = {name: as_arrays(value, name) for name, value in named.items()}
-    check_lengths(arrays)
+    check_drop_remainder(drop_remainder, check_lengths(arrays), batch_size)
     if check_finite:
         for name, value in arrays.items():
             _check_finite(value, name)
     batch = Batch(x=arrays["x"], y=arrays["y"], weight=as_float32(arrays["sample_weight"]))
-    return ArrayLoader(batch, int(batch_size), shuffle, int(seed), cache, steps)
+    return ArrayLoader(batch, int(batch_size), shuffle, int(seed), cache, steps, bool(drop_remainder))
 
 
 def check_batch_size(batch_size: Any, name: str = "batch_size") -> None:
@@ -199,20 +224,25 @@ def _as_array(value: Any, name: str) -> np.ndarray:
             "to make 32-bit numbers of it. kdist.data.from_source(path) converts rows as they are read.",
             stacklevel=2,
         )
-    if array.dtype == np.float64:
-        return array.astype(np.float32)
-    if array.dtype == np.complex128:
-        return array.astype(np.complex64)
-    if array.dtype in (np.int64, np.uint64):
-        narrow = np.int32 if array.dtype == np.int64 else np.uint32
+    narrow = narrowed(array.dtype)
+    if narrow.kind in "iu" and narrow != array.dtype:
         limits = np.iinfo(narrow)
         if array.size and (array.min() < limits.min or array.max() > limits.max):
             raise DataError(
                 f"{name} holds integers from {array.min()} to {array.max()}, which do not fit {limits.dtype}, the "
                 "widest integers that JAX uses by default."
             )
-        return array.astype(narrow)
-    return array
+    return array.astype(narrow, copy=False)
+
+
+def narrowed(dtype: np.dtype) -> np.dtype:
+    """The type that arrays of a type become: of 32 bits where it has 64.
+
+    Example:
+        >>> narrowed(np.dtype("float64")), narrowed(np.dtype("int8"))
+        (dtype('float32'), dtype('int8'))
+    """
+    return _NARROWED.get(dtype, dtype)
 
 
 def _is_extended(dtype: np.dtype) -> bool:

@@ -1,37 +1,52 @@
 """Batches that come one after the other, as a loader: from generators, iterators and objects that hold batches.
 
-Where they come from is a `Source`; the loader counts them into epochs.
+Where they come from is a `Source`, and how far that was read a `Reading`; the loader counts them into epochs.
 """
 
 from __future__ import annotations
 
+import collections
 import copy
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
 from kdist.data.arrays import as_arrays, as_float32, check_batch_size, check_lengths
-from kdist.data.sources import Anew, ByNumber, Mapped, Once, Source, is_map_dataset
+from kdist.data.sources import (
+    NOTHING,
+    Anew,
+    ByNumber,
+    Mapped,
+    Once,
+    Reading,
+    Source,
+    is_map_dataset,
+    iterate,
+    known_length,
+)
 from kdist.data.workers import check_workers
-from kdist.errors import DataError
+from kdist.distribution import agree_on_least
+from kdist.errors import DataError, said_of
 from kdist.typing import Batch, PyTree
 
-_NOTHING = object()
+_MANY = 2**31 - 1
 
 
 class BatchLoader:
     """Batches in the order they come; see `from_batches`, which makes it.
 
     An epoch is one pass over the source, or `steps` batches; the next epoch then goes on where that one
-    ended.  Batches may differ in their number of rows.
+    ended.  Which batches those of an epoch are depends on nothing else: not on what was read before, where the source
+    can be started again.  Batches may differ in their number of rows.
 
     Args:
         source: Where the batches come from.
         steps: The most steps of an epoch; None, the default, for a whole pass.
-        per_process: Whether the batches of each process are its own part of the global ones; False by default.
+        per_process: Whether the batches of each process are its own part of the global ones; then all processes must
+            make their loaders at the same point, and agree on the number of steps; False by default.
         convert: Makes a checked `Batch` of what the source yields; `unpack` by default.
         repeat: Whether passes follow each other within an epoch, so that it never has less than `steps`; False by
             default.
@@ -56,14 +71,14 @@ class BatchLoader:
         self.steps = steps
         self.per_process = per_process
         self.convert = convert or unpack
+        self._length = _least(source.length) if per_process else source.length
+        self._reading = Reading(source)  # which copies of the loader share
         self._example: Batch | None = None
-        self._iterator: Iterator[Any] | None = None
-        self._pass, self._taken = 0, 0
 
     @property
     def num_steps(self) -> int | None:
         """S, the most steps of an epoch; None if nobody knows."""
-        return self.source.length if self.steps is None else self.steps
+        return self._length if self.steps is None else self.steps
 
     @property
     def batch_size(self) -> int:
@@ -77,59 +92,77 @@ class BatchLoader:
             DataError: There is none, or it is no batch.
         """
         if self._example is None:
-            self._start(0)
-            assert self._iterator is not None
-            first = next(self._iterator, _NOTHING)
-            if first is _NOTHING:
+            first = self._reading.first()
+            if first is NOTHING:
                 raise DataError(f"The data are empty: {self.source} yielded no batch. It must yield at least one.")
-            self._iterator = itertools.chain([first], self._iterator)
-            self._example = self.convert(first)
+            self._example = self._converted(first, "The first batch")
         return self._example
 
-    def batches(self, epoch: int, *, fresh: bool, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int, *, fresh: bool, start: int = 0) -> Generator[Batch, None, None]:
         """The batches of an epoch.
 
         Args:
-            epoch: Which one; it decides the order of a source that is shuffled, and where one that goes on from epoch
-                to epoch is when nothing was read of it before.
-            fresh: Whether to start over, where the source can, in place of going on.
+            epoch: Which one; it decides where the source is read, and the order of one that is shuffled.
+            fresh: Whether to start a pass over, where the source can, in place of going on; what goes on stays where
+                it is.
             start: The step of the epoch to start with.
 
         Yields:
             At most `num_steps` batches; none if the source is exhausted for good.
         """
-        fresh = fresh or self.steps is None
-        begun = self._pass == epoch and self._taken == 0
-        if fresh and self.source.restarts and not (begun and not start and self._iterator is not None):
-            self._start(epoch, start)
-        elif not fresh and self.source.restarts and self._pass == self._taken == 0 and (epoch or start):
+        reading = self._at(epoch, start, fresh)
+        try:
+            for step in itertools.count(start) if self.steps is None else range(start, self.steps):
+                item = reading.take()
+                if item is NOTHING and (step == 0 or self.repeat) and self.source.restarts:
+                    item = reading.take()  # all there was had been taken: the next pass
+                if item is NOTHING:
+                    break
+                reading.mark = (self.steps, epoch, step + 1)
+                yield self._converted(item, f"Step {step}")
+            reading.end_if_complete()
+            reading.mark = (self.steps, epoch + 1, 0)
+        finally:
+            if reading is not self._reading:
+                reading.close()
+
+    def close(self) -> None:
+        """Ends the workers that read ahead, if there are any; what comes next stays what it is."""
+        self._reading.close()
+
+    def _at(self, epoch: int, start: int, fresh: bool) -> Reading:
+        """The reading of the source, at a step of an epoch."""
+        reading = self._reading
+        if not self.source.restarts:
+            if reading.untouched and self.source.fresh:  # else it is where it is
+                reading.skip(epoch * (self.steps or 0) + start)
+        elif fresh or self.steps is None:
+            reading = reading.apart(epoch, start)
+        elif reading.mark != (self.steps, epoch, start):
             self._go_to(epoch, start)
-        else:
-            if self._iterator is None:
-                self._start(epoch if fresh else self._pass)
-            self._skip(start)
-        for step in itertools.count(start) if self.steps is None else range(start, self.steps):
-            batch = self._step(step)
-            if batch is None:
-                return
-            yield batch
-        if self._taken == self.source.length:
-            self._end()
+        return reading
 
     def _go_to(self, epoch: int, start: int) -> None:
-        """Goes to a step of an epoch, where epochs share passes, and nothing was taken before."""
+        """Goes to a step of an epoch, where epochs share passes."""
         assert self.steps is not None
-        if self.source.length is None:  # there is no other way than to count
+        reading, length = self._reading, self.source.length
+        if length is None and not self.source.seeks:  # there is no other way than to count
+            reading.go_to(0)
+            reading.mark = (self.steps, 0, 0)
             for earlier in range(epoch):
-                for _ in self.batches(earlier, fresh=False):
-                    pass
-            self._skip(start)
-            return
-        if self.repeat:
-            self._start(*divmod(epoch * self.steps + start, self.source.length))
-            return
-        number, part = divmod(epoch, -(-self.source.length // self.steps))
-        self._start(number, part * self.steps + start)
+                collections.deque(self.batches(earlier, fresh=False), maxlen=0)
+            collections.deque(itertools.islice(self.batches(epoch, fresh=False), start), maxlen=0)
+        elif length is None:
+            reading.go_to(0, epoch * self.steps + start)
+        elif self.repeat:
+            reading.go_to(*divmod(epoch * self.steps + start, length))
+        else:
+            number, part = divmod(epoch, -(-length // self.steps))
+            reading.go_to(number, part * self.steps + start)
+
+    def _converted(self, item: Any, where: str) -> Batch:
+        with said_of(f"{where}, from {self.source}"):
+            return self.convert(item)
 
     def with_steps(self, steps: int | None) -> BatchLoader:
         """The same batches in epochs of at most so many steps."""
@@ -144,36 +177,11 @@ class BatchLoader:
         changed._example = None if self._example is None else fn(self._example)
         return changed
 
-    def _start(self, number: int, first: int = 0) -> None:
-        self._pass, self._taken = number, first
-        self._iterator = self.source.start(number, first)
 
-    def _skip(self, steps: int) -> None:
-        for step in range(steps):
-            self._step(step)
-
-    def _step(self, step: int) -> Batch | None:
-        """The batch of a step of an epoch; None at the end of the data."""
-        batch = self._next()
-        if batch is None and (step == 0 or self.repeat) and self.source.restarts:  # all there was has been taken
-            self._start(self._pass)
-            batch = self._next()
-        return batch
-
-    def _next(self) -> Batch | None:
-        item = _NOTHING if self._iterator is None else next(self._iterator, _NOTHING)
-        if item is _NOTHING:
-            self._end()
-            return None
-        self._taken += 1
-        return self.convert(item)
-
-    def _end(self) -> None:
-        """A pass is over."""
-        if self._iterator is not None:
-            self._iterator = None
-            self._pass += 1
-            self.source.end()
+def _least(length: int | None) -> int | None:
+    """The least of all processes' numbers of batches, as far as they are known."""
+    least = agree_on_least(_MANY if length is None else length)
+    return None if least == _MANY else least
 
 
 def from_batches(
@@ -204,7 +212,8 @@ def from_batches(
         max_queue_size: How many batches at most are read ahead; what the source itself says, or 10, by default.
         use_multiprocessing: Whether the workers are processes; what the source itself says, or False, by default.
         per_process: Whether the batches of each process are its own part of the global ones, one after the other; an
-            epoch ends when that of any process does; False by default.
+            epoch ends when that of any process does; all processes must then call this at the same point; False by
+            default.
 
     Returns:
         The loader.
@@ -249,7 +258,7 @@ def as_source(
     elif holds_batches(source):
         made = ByNumber(source, shuffle, seed, workers, max_queue_size, use_multiprocessing)
     elif isinstance(source, Iterable) and not isinstance(source, (str, bytes, dict)):
-        made = Anew(lambda: iter(source), length_of(source), said_as(source))
+        made = Anew(lambda: iterate(source), length_of(source), said_as(source))
     elif callable(source) and not isinstance(source, type):
         made = Anew(lambda: _iterate(source), None, said_as(source))
     else:
@@ -266,7 +275,7 @@ def _iterate(make: Callable[[], Any]) -> Iterator[Any]:
     made = make()
     if not isinstance(made, Iterable) or isinstance(made, (str, bytes, dict)):
         raise DataError(f"The {said_as(make)} must make an iterator over batches. It returned a {said_as(made)}.")
-    return iter(made)
+    return iterate(made)
 
 
 def holds_batches(source: Any) -> bool:
@@ -280,7 +289,7 @@ def holds_batches(source: Any) -> bool:
 def length_of(source: Any) -> int | None:
     """How many batches it says that it has, if it does."""
     try:
-        return len(source)
+        return known_length(len(source))
     except TypeError:
         return None
 

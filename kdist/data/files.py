@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import mmap
 import threading
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,11 @@ class ParquetRows:
             columns = self._held[1]
         return {name: values[row - self._starts[group]] for name, values in columns.items()}
 
+    def fingerprint(self) -> list[tuple[str, int, int]]:
+        """Name, rows and checksum of the footer of each file, which tells what is in it: rows come by whole groups."""
+        files = _files(Path(self.path), ".parquet")
+        return [(f.name, r.metadata.num_rows, _footer(f)) for f, r in zip(files, self._files, strict=True)]
+
     def __getstate__(self) -> str:
         return self.path
 
@@ -160,6 +166,15 @@ def _files(path: Path, kind: str) -> list[Path]:
     if not files or not files[0].exists():
         raise DataError(f"There are no {kind} files at {path}.")
     return files
+
+
+def _footer(file: Path) -> int:
+    """The checksum of a Parquet file's footer: sizes, places and extremes of its columns."""
+    with file.open("rb") as content:
+        content.seek(-8, io.SEEK_END)  # its length, and the mark of the format
+        length = int.from_bytes(content.read(4), "little")
+        content.seek(-8 - length, io.SEEK_END)
+        return zlib.crc32(content.read(length))
 
 
 def _open_shards(files: Sequence[Path]) -> list[np.ndarray]:

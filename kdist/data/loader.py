@@ -20,8 +20,10 @@ class Loader(Protocol):
 
     A loader may also have `arrays`, a Batch of all rows in memory, which are then checked before the
     first step; `readers`, how many threads may call `read` at the same time, by default one;
-    `seconds_a_row`, which reading one takes, to keep chunks short where that is long; and ``close()``,
-    called when nothing is read for a while.
+    `seconds_a_row`, which reading one takes, to keep chunks short where that is long; ``in_order()``, a
+    loader of every row in its natural order, which is evaluated and predicted in place of one that
+    shuffles; ``fingerprint()``, what decides which rows come when, as JSON, for runs that go on; and
+    ``close()``, called when nothing is read for a while.
 
     Example:
         >>> class Squares:
@@ -42,7 +44,7 @@ class Loader(Protocol):
 
     @property
     def num_rows(self) -> int:
-        """Rows of the data."""
+        """Rows of a pass over the data."""
 
     @property
     def nbytes(self) -> int:

@@ -8,16 +8,17 @@ when or with how many workers.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
-from kdist.data.batches import layout, unpack
-from kdist.data.sources import is_map_dataset
+from kdist.data.arrays import narrowed
+from kdist.data.batches import layout, rows_of, unpack
+from kdist.data.sources import as_data_error, is_map_dataset
 from kdist.errors import ConfigError, DataError
 from kdist.typing import Batch, PyTree
 
@@ -45,14 +46,24 @@ class RowReader:
 
         Raises:
             DataError: A row cannot be read, or has another structure, shape or type than the first; it names the row.
+                Types of 64 bits and those of 32 that they become are one.
         """
         if self._gather is not None:
-            return unpack(self._gather(numbers % self.num_rows))
+            return self._gathered(self._gather, numbers % self.num_rows)
         rows = self._each(numbers)
         try:
             return unpack(_stack([tuple(row) if isinstance(row, list) else row for row in rows]))
         except (ValueError, TypeError, KeyError) as error:
             raise self._odd_row(numbers, rows, error) from error
+
+    def _gathered(self, gather: Callable[[np.ndarray], Any], rows: np.ndarray) -> Batch:
+        some = ", ".join(map(str, rows[:8])) + (f" and {len(rows) - 8} more" if len(rows) > 8 else "")
+        with as_data_error(f"Rows {some} of {self.name} could not be gathered"):
+            gathered = gather(rows)
+        batch = unpack(gathered)
+        if rows_of(batch) != len(rows):
+            raise DataError(f"{self.name}: gather was asked for {len(rows)} rows, and gave {rows_of(batch)}.")
+        return batch
 
     def kept(self, numbers: np.ndarray) -> np.ndarray:
         """Whether the filters keep each of those rows, bool ``[len(numbers)]``."""
@@ -70,14 +81,14 @@ class RowReader:
 
     def _odd_row(self, numbers: np.ndarray, rows: list[Any], error: Exception) -> DataError:
         """What to say of rows that do not go together: the first that is unlike the first of all."""
-        known = layout(rows[0])
+        known, kind = layout(rows[0]), _kind(rows[0])
         for number, row in zip(numbers.tolist(), rows, strict=True):
             if row is None:
                 return DataError(
                     f"Row {number % self.num_rows} of {self.name} is None. Leave rows out by a grain.transforms.Filter "
                     "in `transforms`."
                 )
-            if layout(row) != known:
+            if _kind(row) != kind:
                 return DataError(
                     f"All rows must be alike. Row {number % self.num_rows} of {self.name} is {layout(row)}, row "
                     f"{numbers[0] % self.num_rows} is {known}."
@@ -144,9 +155,7 @@ def _map_row(transform: Any, num_rows: int, number: int, row: Any) -> Any:
 
 
 def shown(transform: Any) -> str:
-    """A transform in messages and fingerprints: with its fields, if it is a dataclass."""
-    if dataclasses.is_dataclass(transform):
-        return repr(transform)
+    """A transform in messages."""
     return getattr(transform, "__qualname__", type(transform).__qualname__)
 
 
@@ -161,14 +170,21 @@ def _stack(rows: list[Any]) -> PyTree:
             raise ValueError("their names differ")
         return {name: _stack([row[name] for row in rows]) for name in first}
     if isinstance(first, (tuple, list)) and not _is_numbers(first):
+        if any(type(row) is not type(first) for row in rows):
+            raise ValueError("their structures differ")
         return type(first)(_stack(list(column)) for column in zip(*rows, strict=True))
     if isinstance(first, (bool, int, float, np.generic)) and all(type(row) is type(first) for row in rows):
         return np.asarray(rows)
     arrays = [np.asarray(row) for row in rows]
-    dtype = arrays[0].dtype
-    if any(a.dtype != dtype for a in arrays) and dtype.kind not in "SU":  # texts are refused whatever their lengths
+    kinds = {narrowed(dtype) for dtype in {a.dtype for a in arrays}}
+    if len(kinds) > 1 and arrays[0].dtype.kind not in "SU":  # texts are refused whatever their lengths
         raise ValueError("their types differ")
     return np.stack(arrays)
+
+
+def _kind(row: Any) -> str:
+    """The layout of a row once it is in a batch."""
+    return layout(jax.tree.map(lambda a: np.empty(np.shape(a), narrowed(np.asarray(a).dtype)), row))
 
 
 def _is_numbers(value: Any) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import logging
-import sys
 import threading
 import time
 import warnings
@@ -21,9 +21,10 @@ from kdist.data.arrays import DEFAULT_BATCH_SIZE, check_batch_size
 from kdist.data.batches import layout
 from kdist.data.buffers import take
 from kdist.data.files import open_rows
-from kdist.data.order import EpochOrder, check_shuffle
-from kdist.data.reader import RowReader, as_transform, is_a, shown
-from kdist.data.sources import is_map_dataset
+from kdist.data.identity import identity, rows_identity, stages
+from kdist.data.order import EpochOrder, check_drop_remainder, check_shuffle
+from kdist.data.reader import RowReader, as_transform, is_a
+from kdist.data.sources import is_map_dataset, known_length
 from kdist.data.workers import Workers, check_workers, result_of
 from kdist.distribution import agree_on_least
 from kdist.errors import ConfigError, DataError
@@ -47,7 +48,7 @@ class RowLoader:
         per_process: Whether each process has rows of its own; False by default.
         cache: Whether all rows are kept on the devices; False by default.
         random: Whether a row differs from pass to pass; False by default.
-        fingerprint: What else decides which rows come when, as JSON; nothing by default.
+        fingerprint: Tells what else decides which rows come when, as JSON; nothing by default.
 
     Example:
         >>> loader = from_source([(float(i), i % 2) for i in range(10)], batch_size=4, shuffle=False)
@@ -66,7 +67,7 @@ class RowLoader:
         per_process: bool = False,
         cache: bool = False,
         random: bool = False,
-        fingerprint: dict[str, Any] | None = None,
+        fingerprint: Callable[[], dict[str, Any]] = dict,
     ) -> None:
         self.workers, self.use_multiprocessing = workers, use_multiprocessing
         self.per_process, self.cache, self.random = per_process, cache, random
@@ -76,7 +77,7 @@ class RowLoader:
         self._example: Batch | None = None
         self._layout = ""
         self._change: Callable[[Batch], Batch] = lambda batch: batch
-        self._fingerprint = fingerprint or {}
+        self._fingerprint = fingerprint
         self.seconds_a_row = 0.0
 
     @property
@@ -86,12 +87,12 @@ class RowLoader:
 
     @property
     def num_rows(self) -> int:
-        """Rows of a pass, without those that a filter leaves out; with `per_process`, of this process."""
-        return self._epochs.num_rows
+        """Rows of a pass, without those that a filter leaves out or that are dropped; with `per_process`, its own."""
+        return self._epochs.rows_of_a_pass
 
     @property
     def _count(self) -> int:
-        """The rows that passes choose from: `num_rows`, or more where other processes have fewer."""
+        """The rows that passes choose from: more than `num_rows` where some are dropped or other processes have fewer."""
         return self._reader.num_rows if self._kept is None else len(self._kept)
 
     @property
@@ -102,7 +103,7 @@ class RowLoader:
     @property
     def nbytes(self) -> int:
         """Bytes of all rows, if they are all as long as the first."""
-        return self.num_rows * sum(a[0].nbytes for a in jax.tree.leaves(self.example()))
+        return self._count * sum(a[0].nbytes for a in jax.tree.leaves(self.example()))
 
     @property
     def num_steps(self) -> int:
@@ -117,7 +118,7 @@ class RowLoader:
     def read(self, rows: np.ndarray | slice) -> Batch:
         """The rows of those numbers, each read once, leaves ``[*rows.shape, ...]``."""
         if isinstance(rows, slice):
-            rows = np.arange(self.num_rows)[rows]
+            rows = np.arange(self._count)[rows]
         wanted, where = np.unique(rows, return_inverse=True)  # sorted: sources like to be read forwards
         batch = self._change(self._read(self._numbers(wanted)))
         return jax.tree.map(lambda a: take(a, where.reshape(rows.shape)), batch)
@@ -138,6 +139,12 @@ class RowLoader:
         changed._epochs = dataclasses.replace(self._epochs, steps=steps)
         return changed
 
+    def in_order(self) -> RowLoader:
+        """The same rows in the order of the source, all of them: what is evaluated and predicted."""
+        changed = self._copy()
+        changed._epochs = self._epochs.in_order()
+        return changed
+
     def map(self, fn: Callable[[Batch], Batch]) -> RowLoader:
         """The same rows, changed by `fn`, which is given some of them as a batch."""
         changed, before = self._copy(), self._change
@@ -152,7 +159,8 @@ class RowLoader:
 
     def fingerprint(self) -> dict[str, Any]:
         """What decides which rows come when, as JSON; the number of workers does not."""
-        return {**self._fingerprint, "batch_size": self.batch_size, "steps": self._epochs.steps}
+        told = {"batch_size": self.batch_size, "steps": self._epochs.steps}
+        return {**self._fingerprint(), **told, "drop_remainder": self._epochs.drop_remainder}
 
     def close(self) -> None:
         """Ends the workers, after what they are reading; they start again when rows are read."""
@@ -216,16 +224,21 @@ def from_source(
     steps: int | None = None,
     per_process: bool = False,
     cache: bool = False,
+    drop_remainder: bool = False,
 ) -> RowLoader:
     """A loader of rows that are read by number.
 
     Each row is ``x``, ``(x,)``, ``(x, y)`` or ``(x, y, sample_weight)``, of numbers or arrays of one shape.
 
+    `shuffle` and `drop_remainder` are for training: an evaluation, a validation and a prediction take every row once,
+    in the order of the source; with `steps`, the first of them.
+
     Args:
         source: Anything with `__len__` and `__getitem__`: a list, a torch Dataset, a Hugging Face dataset, a
             grain data source, a `grain.MapDataset` of rows (a mix of weighted sources, for instance); or the path
             of a ``.npy`` file (one too large for memory too), of a directory of such shards, of ArrayRecord or of
-            Parquet files.  A source may have ``gather(rows)``, which gives all of some rows stacked, and fast.
+            Parquet files.  A source may have ``gather(rows)``, which gives all of some rows stacked, and fast; and
+            ``fingerprint()``, which tells what it holds, for runs that go on; else a few of its rows are read for that.
         batch_size: Rows of a step, over all devices and processes; 32 by default.
         shuffle: Whether each epoch has an order of its own, drawn from `seed` and the epoch; "batch" draws the order of
             whole batches; True by default.
@@ -241,12 +254,15 @@ def from_source(
         per_process: Whether each process gives a source of its own, with its own part of the rows; else all give the
             same, and each reads only its rows; False by default.
         cache: Whether to read all rows once and keep them on the devices; False by default.
+        drop_remainder: Whether an epoch leaves out the rows that fill no batch: others each epoch, if rows are
+            shuffled; False by default.
 
     Returns:
         The loader, for `fit`, `evaluate` and `predict`.
 
     Raises:
-        DataError: `source` has no rows by number, none at all, or none that a filter keeps.
+        DataError: `source` has no rows by number, none at all, none that a filter keeps, or fewer than a batch has and
+            they are dropped; with `per_process`, that of any process.
         ConfigError: Another argument is out of its range.
 
     Example:
@@ -273,11 +289,9 @@ def from_source(
         raise ConfigError(f"transforms must be a list. Received: {transforms!r}.")
     transforms = [as_transform(transform) for transform in transforms]
     name = f"the {type(source).__name__}"
-    if not len(source):
-        raise DataError(f"The data are empty: {name} has no rows.")
-    if len(source) == sys.maxsize:
+    if known_length(len(source)) is None:
         raise DataError(
-            f"The data are endless: {name} has {sys.maxsize} rows. Epochs repeat it: leave out `.repeat()`."
+            f"The data are endless: {name} has {len(source)} rows. Epochs repeat it: leave out `.repeat()`."
         )
     drawn = any(is_a("RandomMap", t) for t in transforms) or is_map_dataset(source)
     if cache and per_process:
@@ -288,11 +302,39 @@ def from_source(
         )
     reader = RowReader(source, transforms, int(seed), name)
     how: dict[str, Any] = {"workers": workers, "use_multiprocessing": bool(use_multiprocessing)}
-    kept = _kept(source, transforms, int(seed), name, **how)
+    kept = _kept(reader, source, transforms, int(seed), **how)
     num_rows = reader.num_rows if kept is None else len(kept)
-    order = EpochOrder(num_rows, int(batch_size), shuffle, int(seed), steps)
-    if per_process:
-        order = _agreed(order)
+    parts = jax.process_count() if per_process else 1
+    if batch_size % parts:
+        raise ConfigError(
+            f"batch_size={batch_size} counts the rows of all processes, and does not divide over {parts} of them."
+        )
+    filtered = f"the filters keep none of the {reader.num_rows} rows of {name}"
+    least = _agreed(num_rows, f"{name} has no rows" if kept is None else filtered, parts)
+    check_drop_remainder(drop_remainder, least, batch_size // parts)
+    order = EpochOrder(
+        least,
+        int(batch_size) // parts,
+        shuffle,
+        int(seed),
+        steps,
+        of=num_rows,
+        drop_remainder=bool(drop_remainder),
+    )
+    done = [identity(transform) for transform in transforms]  # before any is used, which may change it
+
+    @functools.cache
+    def fingerprint() -> dict[str, Any]:
+        return {
+            # processes with rows of their own have other ones, but one fingerprint
+            "source": type(source).__name__ if per_process else _identity_of(source),
+            "rows": None if per_process else reader.num_rows,
+            "kept": least,
+            "seed": int(seed),
+            "shuffle": shuffle if isinstance(shuffle, str) else bool(shuffle),
+            "transforms": done,
+        }
+
     return RowLoader(
         reader,
         order,
@@ -300,37 +342,42 @@ def from_source(
         per_process=per_process,
         cache=cache,
         random=drawn,
-        fingerprint={
-            "source": str(source) if is_map_dataset(source) else type(source).__name__,
-            "rows": reader.num_rows,
-            "kept": num_rows,
-            "seed": int(seed),
-            "shuffle": shuffle if isinstance(shuffle, str) else bool(shuffle),
-            "transforms": [shown(transform) for transform in transforms],
-        },
+        fingerprint=fingerprint,
         **how,
     )
 
 
-def _agreed(order: EpochOrder) -> EpochOrder:
-    """The order of this process's part of the rows, of which each epoch takes as many as every process has.
+def _agreed(num_rows: int, nothing: str, parts: int) -> int:
+    """How many rows an epoch may take: as many as every process that has a part of its own has.
+
+    Args:
+        num_rows: The rows of this process.
+        nothing: What to say if there are none.
+        parts: How many processes have a part of their own.
 
     Raises:
-        ConfigError: A batch does not divide over the processes.
+        DataError: There are none, in any of the parts; all processes raise it.
     """
-    parts = jax.process_count()
-    if order.batch_size % parts:
-        raise ConfigError(
-            f"batch_size={order.batch_size} counts the rows of all processes, and does not divide over {parts} of them."
-        )
-    least = agree_on_least(order.num_rows)
-    if least < order.num_rows:
+    if parts == 1:
+        if not num_rows:
+            raise DataError(f"The data are empty: {nothing}.")
+        return num_rows
+    empty = agree_on_least(parts if num_rows else jax.process_index())
+    if empty < parts:
+        why = f"process {empty} has no rows" if num_rows else f"on process {jax.process_index()}, {nothing}"
+        raise DataError(f"The data are empty: {why}. With per_process=True each process needs rows of its own.")
+    least = agree_on_least(num_rows)
+    if least < num_rows:
         warnings.warn(
-            f"This process has {order.num_rows} rows and another has {least}: an epoch ends when that one has no more. "
+            f"This process has {num_rows} rows and another has {least}: an epoch ends when that one has no more. "
             "Give all processes as many.",
             stacklevel=3,
         )
-    return dataclasses.replace(order, num_rows=least, batch_size=order.batch_size // parts, of=order.num_rows)
+    return least
+
+
+def _identity_of(source: Any) -> str | list[str]:
+    return stages(source) if is_map_dataset(source) else rows_identity(source)
 
 
 def has_rows(source: Any) -> bool:
@@ -339,15 +386,14 @@ def has_rows(source: Any) -> bool:
     return numbered and not isinstance(source, (dict, str, bytes, type))
 
 
-def _kept(source: Any, transforms: Sequence[Any], seed: int, name: str, **how: Any) -> np.ndarray | None:
-    """The rows that filters keep; None if there are no filters.
+def _kept(all_rows: RowReader, source: Any, transforms: Sequence[Any], seed: int, **how: Any) -> np.ndarray | None:
+    """The rows that filters keep; None if there are no filters, or no rows.
 
     Raises:
         ConfigError: A filter comes after a random transform, and would keep other rows each epoch.
-        DataError: No row is kept.
     """
     filters = [i for i, transform in enumerate(transforms) if is_a("Filter", transform)]
-    if not filters:
+    if not filters or not all_rows.num_rows:
         return None
     before = transforms[: filters[-1] + 1]
     if any(is_a("RandomMap", transform) for transform in before):
@@ -355,7 +401,7 @@ def _kept(source: Any, transforms: Sequence[Any], seed: int, name: str, **how: A
             "A Filter after a RandomMap would keep other rows each epoch, so that nobody knew how many steps there "
             "are. Filter first."
         )
-    reader = RowReader(source, before, seed, name)
+    reader = RowReader(source, before, seed, all_rows.name)
     numbers = np.arange(reader.num_rows)
     if how["workers"]:
         workers = Workers(reader, "kept", how["workers"], processes=how["use_multiprocessing"])
@@ -364,9 +410,7 @@ def _kept(source: Any, transforms: Sequence[Any], seed: int, name: str, **how: A
             keep = np.concatenate([result_of(piece) for piece in pieces])
     else:
         keep = reader.kept(numbers)
-    log.info("%s: the filters keep %d of %d rows", name, keep.sum(), len(keep))
-    if not keep.any():
-        raise DataError(f"The data are empty: the filters keep none of the {len(keep)} rows of {name}.")
+    log.info("%s: the filters keep %d of %d rows", reader.name, keep.sum(), len(keep))
     return numbers[keep]
 
 

@@ -3,36 +3,51 @@
 What `feed.py` is for rows by number.  A thread gathers batches until a chunk is full, or has taken long enough that the
 devices would wait; batches of unequal length are filled up to the longest seen.
 
-Shapes: W rows of the widest batch so far, such that it divides by the devices; C steps of a chunk.
+Several processes gather each for itself, and take of what they have as many batches as all of them have.
+
+Shapes: W rows of the widest batch so far, such that it divides by the devices; C steps of a chunk; P processes.
 """
 
 from __future__ import annotations
 
+import collections
 import time
 import warnings
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from kdist.data.batches import BatchLoader, rows_of
+from kdist.data.batches import BatchLoader, described, rows_of
 from kdist.data.buffers import empty
 from kdist.data.feed import CHUNK_BYTES, GATHER_SECONDS, Chunk, ChunkFeeder, Feed, place_part, place_whole
-from kdist.distribution import DataParallel, agree_on_least, agree_on_most, check_agreement
-from kdist.errors import DataError
+from kdist.distribution import DataParallel, agree_on_least
+from kdist.errors import DataError, DistributionError, said_of
 from kdist.typing import Batch
 
 MAX_STREAM_STEPS = 128
 """A chunk of a source of unknown length holds at most this many steps."""
 
 
+TOLD_BYTES = 256
+"""So much of what a row of a batch is like do processes tell each other."""
+
+
 class _Gathered(NamedTuple):
-    """Consecutive batches that fit one chunk."""
+    """Consecutive batches that make up a chunk, on all processes as many; and how they are placed.
+
+    Attributes:
+        batches: Those of this process.
+        width: Their rows, when they are filled up.
+        full: Whether every row counts on every process, and no mask says so.
+    """
 
     batches: list[Batch]
-    full: bool  # whether every row counts, and no mask says so
+    width: int
+    full: bool
 
 
 class StreamFeeder(ChunkFeeder):
@@ -83,6 +98,7 @@ class StreamFeeder(ChunkFeeder):
         self._room, self._whole = self._plan(example, steps_per_execution)
         self._timed = steps_per_execution is None and jax.process_count() == 1
         self._closed = False
+        self._batches: Generator[Batch, None, None] | None = None
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="kdist-stream") if loader.source.threaded else None
 
     @property
@@ -100,20 +116,25 @@ class StreamFeeder(ChunkFeeder):
 
         Nothing is read for the epoch `then`, whose batches may depend on what happens until it begins.
         """
-        batches = self.loader.batches(epoch, fresh=self._fresh, start=start)
-        held: list[Batch] = []  # of this epoch: the thread may still gather for one that was given up
+        self._batches = self.loader.batches(epoch, fresh=self._fresh, start=start)
+        batches = enumerate(self._batches, start)
+        # Of this epoch: the thread may still gather for one that was given up.
+        held: collections.deque[Batch] = collections.deque()
         gathering, step = self._submit(batches, held), start
-        while (gathered := self._agreed(gathering.result())).batches:
+        while (gathered := self._agreed(gathering.result(), held, step)).batches:
             gathering = self._submit(batches, held)
             rows = np.array([rows_of(batch) for batch in gathered.batches])
             yield Chunk(self._feed(gathered, rows), step, rows)
             step += len(rows)
 
     def close(self) -> None:
-        """Ends the thread, after the batch that it waits for: the source is then free for others."""
+        """Ends the thread, after the batch that it waits for, and workers that read ahead: the source is then free."""
         self._closed = True
         if self._worker is not None:
             self._worker.shutdown(cancel_futures=True)
+        if self._batches is not None:
+            self._batches.close()
+        self.loader.close()
 
     def __str__(self) -> str:
         return f"{self.loader.source}, streamed, up to {self._room} steps of {self.width} rows at a time"
@@ -129,59 +150,51 @@ class StreamFeeder(ChunkFeeder):
             room = min(room, max(1, known))
         if self.loader.source.most_ahead is not None:
             room = min(room, self.loader.source.most_ahead)
+        room = agree_on_least(room)
         whole = steps_per_execution or 1
         if known is not None:
             whole = min(whole, max(1, known))
         return -(-room // whole) * whole, whole
 
-    def _submit(self, batches: Iterator[Batch], held: list[Batch]) -> Future[_Gathered]:
+    def _submit(self, batches: Iterator[tuple[int, Batch]], held: collections.deque[Batch]) -> Future[list[Batch]]:
         if self._worker is not None:
             return self._worker.submit(self._gather, batches, held)
-        done: Future[_Gathered] = Future()
+        done: Future[list[Batch]] = Future()
         done.set_result(self._gather(batches, held))
         return done
 
-    def _gather(self, batches: Iterator[Batch], held: list[Batch]) -> _Gathered:
+    def _gather(self, batches: Iterator[tuple[int, Batch]], held: collections.deque[Batch]) -> list[Batch]:
         """Batches for one chunk; none at the end of the epoch.
 
         Args:
-            batches: Those to come.
-            held: One that was read before but did not fit, if any.
+            batches: Those to come, by their steps.
+            held: Those that were read before and come first.
         """
         taken: list[Batch] = []
         began = time.perf_counter()
         while len(taken) < self._room and not self._closed:
-            batch = held.pop() if held else self._next(batches)
+            batch = held.popleft() if held else self._next(batches)
             if batch is None:
                 break
             if taken and not self._fits(batch, taken[0]):
-                held.append(batch)
+                held.appendleft(batch)
                 break
             taken.append(batch)
             if self._timed and len(taken) % self._whole == 0 and time.perf_counter() - began > GATHER_SECONDS:
                 break
-        if self._exact == "never" or not taken:
-            return _Gathered(taken, full=False)
-        rows = rows_of(taken[0])
-        full = rows % self._multiple == 0
-        if self._exact == "always" and not full:
-            raise DataError(
-                "A loss or metric that returns one number a batch cannot tell real rows from those that fill up a "
-                f"batch, and a batch of {rows} rows does not divide over {self._multiple} parts. Return one value a "
-                "row, or yield batches that divide."
-            )
-        return _Gathered(taken, full)
+        return taken
 
-    def _next(self, batches: Iterator[Batch]) -> Batch | None:
-        batch = next(batches, None)
+    def _next(self, batches: Iterator[tuple[int, Batch]]) -> Batch | None:
+        step, batch = next(batches, (0, None))
         if batch is not None:
             if jax.tree.structure(batch) != self._structure:
                 raise DataError(
-                    f"All batches must have the same structure. The first is {self._structure}, another is "
-                    f"{jax.tree.structure(batch)}."
+                    "All batches must have the same structure. A row of the first is "
+                    f"{described(self.loader.example())}, a row of step {step} is {described(batch)}."
                 )
             if self._check is not None:
-                self._check(batch)
+                with said_of(f"Step {step}, from {self.loader.source}"):
+                    self._check(batch)
         return batch
 
     def _fits(self, batch: Batch, other: Batch) -> bool:
@@ -197,35 +210,70 @@ class StreamFeeder(ChunkFeeder):
 
     # Placing ------------------------------------------------------------------------------------
 
-    def _agreed(self, gathered: _Gathered) -> _Gathered:
-        """On several processes: as many batches as all of them have.
+    def _agreed(self, gathered: list[Batch], held: collections.deque[Batch], step: int) -> _Gathered:
+        """A chunk of what was gathered: on several processes of as many batches as all of them have.
+
+        Args:
+            gathered: The next batches of this process; none if the epoch is over.
+            held: Takes back those that the others do not have yet.
+            step: The step of the first.
 
         Raises:
-            DistributionError: They are not of the same length on all processes.
+            DistributionError: Batches of the same step do not go together.
+            DataError: They would have to be filled up, and `exact` is "always".
         """
-        if jax.process_count() == 1:
-            return gathered
-        least = agree_on_least(len(gathered.batches))
-        batches = gathered.batches[:least]
-        if least < len(gathered.batches):
-            warnings.warn(
-                f"Another process has no more batches: the epoch ends for all, and {len(gathered.batches) - least} or "
-                "more that this one has are left out.",
-                stacklevel=2,
-            )
-        if self._parts > 1:
-            self._width = agree_on_most(max([self._width, *(self._padded_to(rows_of(batch)) for batch in batches)]))
-            return _Gathered(batches, bool(agree_on_least(gathered.full)))
-        rows = [rows_of(batch) for batch in batches]
-        check_agreement(
-            **{"the number of rows of the batches": sum(rows), "that of the longest batch": max(rows, default=0)}
-        )
-        return gathered._replace(batches=batches)
-
-    def _feed(self, gathered: _Gathered, rows: np.ndarray) -> Feed:
-        room, width = self._room, self._padded_to(int(rows.max()))
+        rows = self._told(gathered, step)
+        batches, rest = gathered[: rows.shape[1]], gathered[rows.shape[1] :]
+        if not batches:
+            if rest:
+                warnings.warn(
+                    f"Another process has no more batches: the epoch ends for all, and {len(rest)} or more that this "
+                    "one has are left out.",
+                    stacklevel=2,
+                )
+            return _Gathered([], self._width, full=False)
+        held.extendleft(reversed(rest))
+        width = self._padded_to(int(rows.max()))
         if self._exact == "never":  # one shape, of the longest so far
             self._width = width = max(self._width, width)
+            return _Gathered(batches, width, full=False)
+        full = bool((rows == width).all())
+        if self._exact == "always" and not full:
+            raise DataError(
+                "A loss or metric that returns one number a batch cannot tell real rows from those that fill up a "
+                f"batch, and a batch of {rows.min()} rows does not divide over {self._multiple} parts, or is shorter "
+                "than that of another process. Return one value a row, or yield batches that divide."
+            )
+        return _Gathered(batches, width, full)
+
+    def _told(self, gathered: list[Batch], step: int) -> np.ndarray:
+        """The rows of the next batches of each process, as many as all have: ``[P, steps]``.
+
+        Raises:
+            DistributionError: Batches of the same step do not go together; it names the processes.
+        """
+        rows = np.array([rows_of(batch) for batch in gathered], np.int64)
+        if jax.process_count() == 1:
+            return rows[None]
+        kind = (described(gathered[0]) if gathered else "").encode()
+        told = np.zeros(2 + self._room, np.uint32)
+        told[:2] = len(rows), zlib.crc32(kind)
+        told[2 : 2 + len(rows)] = rows
+        everywhere = _everywhere(told.tobytes() + kind[:TOLD_BYTES].ljust(TOLD_BYTES))
+        tables = np.array([np.frombuffer(one[:-TOLD_BYTES], np.uint32) for one in everywhere])
+        least = int(tables[:, 0].min())
+        if least:
+            _check_alike(
+                tables[:, 1], [one[-TOLD_BYTES:].decode(errors="replace").rstrip() for one in everywhere], step
+            )
+        rows = tables[:, 2 : 2 + least].astype(np.int64)
+        if self._parts == 1:
+            for n, column in enumerate(rows.T):
+                _check_alike(column, [f"of {count} rows" for count in column], step + n)
+        return rows
+
+    def _feed(self, gathered: _Gathered, rows: np.ndarray) -> Feed:
+        room, width = self._room, gathered.width
 
         def stack(*leaves: np.ndarray) -> np.ndarray:
             out = empty((room, width, *leaves[0].shape[1:]), leaves[0].dtype)
@@ -244,3 +292,20 @@ class StreamFeeder(ChunkFeeder):
         sharding = self.distribution.batch_sharding(axis=1)
         place = place_whole if self._parts == 1 else place_part
         return Feed(jax.tree.map(lambda a: place(a, sharding), chunk), None, not gathered.full)
+
+
+def _everywhere(told: bytes) -> list[bytes]:
+    """What each process tells, all of them as much."""
+    from jax.experimental import multihost_utils
+
+    return [one.tobytes() for one in multihost_utils.process_allgather(np.frombuffer(told, np.uint8))]
+
+
+def _check_alike(values: np.ndarray, said: Sequence[str], step: int) -> None:
+    """Refuses batches of a step that are not the same on all processes in some value, which is said so."""
+    if (values != values[0]).any():
+        other = int((values != values[0]).argmax())
+        raise DistributionError(
+            f"The batches of a step must be alike on all processes, but that of step {step} is {said[0]} on process 0 "
+            f"and {said[other]} on process {other}. Give every process data of the same kind."
+        )
