@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from kdist import checkpoint
 from kdist.callbacks.base import Callback
 from kdist.callbacks.batches import BatchCounter, check_frequency
 from kdist.callbacks.messages import warn
+from kdist.distribution import agree
 from kdist.errors import ConfigError
 from kdist.typing import Logs
 
@@ -31,6 +33,8 @@ class BackupAndRestore(Callback):
         double_checkpoint: Whether the backup before the newest is kept, and used if the newest cannot be read; False by
             default.
         delete_checkpoint: Whether the backup is removed at the end of training; True by default.
+        min_seconds: With "epoch", at least so many seconds lie between two saves, but for that of the last epoch; 0.0
+            by default.
 
     Raises:
         ConfigError: An argument is wrong.
@@ -65,6 +69,8 @@ class BackupAndRestore(Callback):
         save_freq: int | str = "epoch",
         double_checkpoint: bool = False,
         delete_checkpoint: bool = True,
+        *,
+        min_seconds: float = 0.0,
     ) -> None:
         super().__init__()
         if not backup_dir:
@@ -73,6 +79,7 @@ class BackupAndRestore(Callback):
         self.save_freq = save_freq
         self.double_checkpoint = double_checkpoint
         self.delete_checkpoint = delete_checkpoint
+        self.min_seconds = min_seconds
         every = check_frequency("save_freq", save_freq)
         self._counter = BatchCounter(every)
         self._due = self._ended = False
@@ -85,6 +92,7 @@ class BackupAndRestore(Callback):
         """Restores the newest backup that can be read, if there is one."""
         self._counter.restart()
         self._due = self._ended = False
+        self._saved_at = time.monotonic()
         checkpoints = checkpoint.RunCheckpoints(self.backup_dir, keep=2 if self.double_checkpoint else 1)
         self._checkpoints = checkpoints
         checkpoints.open()
@@ -107,7 +115,13 @@ class BackupAndRestore(Callback):
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Takes note, if it is the time to save."""
-        self._due = self._due or self._counter.every is None
+        if self._counter.every is None:
+            last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
+            self._due = last or not self.min_seconds or self._is_time()
+
+    def _is_time(self) -> bool:
+        """Whether the last save is long ago, by the clock of process 0."""
+        return bool(agree(int(time.monotonic() - self._saved_at >= self.min_seconds)))
 
     def is_save_due(self) -> bool:
         """Whether it is the time to save; and whether the last save has failed is found out here."""
@@ -118,7 +132,7 @@ class BackupAndRestore(Callback):
     def save_run(self, epoch: int, step: int, *, last: bool = False) -> None:
         """Saves, in the background unless it is the last time."""
         assert self._checkpoints is not None
-        self._due = False
+        self._due, self._saved_at = False, time.monotonic()
         if checkpoint.is_finite(self.model.state):
             self._checkpoints.save(self.model.state, self.model.progress())
         else:

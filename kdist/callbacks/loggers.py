@@ -20,6 +20,8 @@ from kdist.typing import Logs
 class FileLogger(Callback):
     """A file that is open while training runs, and that a line an epoch is written to.
 
+    A run that goes on in another process goes on after the lines that it had written then, and no line is there twice.
+
     Args:
         filename: The file; its directory is made.
         append: Whether to go on after what the file holds; else it is started anew.
@@ -30,16 +32,34 @@ class FileLogger(Callback):
         self.filename = Path(filename)
         self.append = append
         self._file: IO[str] | None = None
+        self._keep: int | None = None  # so much of the file, until the first line is written
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        """Opens the file."""
+        """Opens the file; what it is not to hold is cut off when the first line is written."""
         if is_main_process():
             self.filename.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.filename, "a" if self.append else "w", encoding="utf-8", newline="")  # noqa: SIM115
+            self._file = open(self.filename, "a", encoding="utf-8", newline="")  # noqa: SIM115
+            self._keep = self._file.tell() if self.append else 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Callback.state_dict`."""
+        return {"length": 0 if self._file is None else self._file.tell() if self._keep is None else self._keep}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback.load_state_dict`."""
+        if self._file is not None:
+            self._keep = min(state["length"], self._file.tell())
+
+    def _cut(self) -> None:
+        if self._file is not None and self._keep is not None:
+            self._file.truncate(self._keep)
+            self._file.seek(0, os.SEEK_END)
+            self._keep = None
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Writes the epoch's line, and flushes it."""
         if self._file is not None:
+            self._cut()
             self.write(self._file, epoch, {name: plain(value) for name, value in (logs or {}).items()})
             self._file.flush()
 
@@ -50,6 +70,7 @@ class FileLogger(Callback):
     def close(self) -> None:
         """Closes the file."""
         if self._file is not None:
+            self._cut()
             self._file.close()
             self._file = None
 
@@ -113,6 +134,11 @@ class CSVLogger(FileLogger):
         """Opens the file."""
         self._columns = self._columns_of_file() if self.append and is_main_process() else []
         super().on_train_begin(logs)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback.load_state_dict`."""
+        super().load_state_dict(state)
+        self._columns = self._columns_of_file() if self._keep else []
 
     def _columns_of_file(self) -> list[str]:
         if not self.filename.exists():

@@ -1,6 +1,7 @@
 """``kdist train CONFIG``: trains, and leaves a run directory behind.
 
-The directory holds ``config.json``, ``history.jsonl`` (a line an epoch, as it happens) and ``weights/``.
+The directory holds ``config.json``, ``history.jsonl`` (a line an epoch, as it happens), ``checkpoints/`` (what
+``--resume`` goes on from) and ``weights/``.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import jax
 
 from kdist import config as configs
-from kdist.callbacks import Callback, History, JSONLLogger
+from kdist.callbacks import BackupAndRestore, Callback, History, JSONLLogger
 from kdist.config import Config, Data
 from kdist.data import is_loader
 from kdist.distribution import agree, initialize, is_main_process
@@ -23,25 +24,38 @@ from kdist.errors import ConfigError, unknown_name
 from kdist.model import Model
 from kdist.typing import Logs
 
+SECONDS_BETWEEN_SAVES = 30.0
+"""What a killed run loses at most, but for the time of an epoch."""
+DESCRIPTION = "config.json"
+MAY_CHANGE = "name epochs verbose run_dir devices steps_per_execution microbatches cache check_finite".split()
+"""Fields that a run may go on with other values of: they decide nothing that it computes."""
 
-def run(source: str, arguments: Sequence[str]) -> None:
+
+def run(source: str, arguments: Sequence[str], *, resume: bool = False) -> None:
     """Trains the model of a config.
 
     Args:
         source: The config file, or module:function.
         arguments: Overrides of its fields, as on the command line.
+        resume: Whether to go on with the run in the directory, if there is one.
 
     Raises:
         ConfigError: The config or an override is wrong, or the run directory is taken.
     """
     initialize()
     config = override(configs.load(source), source, arguments)
-    directory = _run_directory(config)
+    directory = _run_directory(config, resume=resume)
     model, data = config.make_model(), config.make_data()
     logger = JSONLLogger(directory / "history.jsonl")
     began = time.perf_counter()
     try:
-        history = _fit(model, data, config, [_Description(directory, source, config), logger])
+        backup = BackupAndRestore(
+            directory / "checkpoints",
+            delete_checkpoint=False,
+            double_checkpoint=True,
+            min_seconds=SECONDS_BETWEEN_SAVES,
+        )
+        history = _fit(model, data, config, [_Description(directory, source, config), logger, backup])
     except KeyboardInterrupt:
         if jax.process_count() == 1 and model.built:  # on several processes nobody knows who else was interrupted
             model.save_weights(directory / "weights")
@@ -66,7 +80,7 @@ class _Description(Callback):
             text = json.dumps(description, indent=2) + "\n"
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
-                (self.directory / "config.json").write_text(text, encoding="utf-8")
+                (self.directory / DESCRIPTION).write_text(text, encoding="utf-8")
             except OSError as error:
                 raise ConfigError(f"run_dir {self.directory} cannot be written: {error}") from error
 
@@ -114,18 +128,50 @@ def override(config: Config, source: str, arguments: Sequence[str]) -> Config:
     return new
 
 
-def _run_directory(config: Config) -> Path:
-    """Where to write: a directory that holds no other run, the same on every process."""
-    if config.run_dir is None:
-        now = time.strftime("%Y%m%d-%H%M%S", time.gmtime(agree(int(time.time()))))
-        directory = Path("runs") / config.name / now
-    else:
+def _run_directory(config: Config, *, resume: bool) -> Path:
+    """Where to write, the same on every process: a directory that holds no other run, or the one to go on with."""
+    runs = Path("runs") / config.name
+    if config.run_dir is not None:
         directory = Path(config.run_dir)
+    elif resume:
+        earlier = sorted(p.parent.name for p in runs.glob(f"*/{DESCRIPTION}"))
+        if not agree(len(earlier)):
+            raise ConfigError(f"--resume: there is no run in {runs}. Leave it out, or give run_dir.")
+        directory = runs / earlier[-1]
+    else:
+        directory = runs / time.strftime("%Y%m%d-%H%M%S", time.gmtime(agree(int(time.time()))))
     if directory.exists() and not directory.is_dir():
         raise ConfigError(f"run_dir {directory} is a file. Give a new directory.")
-    if agree(int((directory / "config.json").exists())):  # process 0 decides, so that all of them stop
-        raise ConfigError(f"run_dir {directory} holds a run already. Give a new directory, or remove it.")
+    if agree(int((directory / DESCRIPTION).exists())):  # process 0 decides, so that all of them stop
+        if not resume:
+            raise ConfigError(
+                f"run_dir {directory} holds a run already. Go on with it (--resume), or give a new directory."
+            )
+        _check_same_fields(directory / DESCRIPTION, config)
     return directory
+
+
+def _check_same_fields(path: Path, config: Config) -> None:
+    """Refuses to go on with a run that was begun with other fields.
+
+    Raises:
+        ConfigError: One differs, or the description cannot be read.
+    """
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["fields"]
+        now = json.loads(json.dumps(config.to_dict()))
+        changed = [
+            f"{name} was {before.get(name)!r} and is {now.get(name)!r}"
+            for name in dict.fromkeys([*before, *now])
+            if name not in MAY_CHANGE and before.get(name) != now.get(name)
+        ]
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise ConfigError(f"{path} cannot be read, which says what the run is made of: {error!r}.") from error
+    if changed:
+        raise ConfigError(
+            f"The run in {path.parent} was begun otherwise: {'; '.join(changed)}. Go on with the same fields, or start "
+            "a run in another directory."
+        )
 
 
 def _versions() -> dict[str, Any]:

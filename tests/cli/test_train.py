@@ -202,7 +202,7 @@ def test_a_run_leaves_its_config_its_history_and_its_weights(source, tmp_path, c
     assert lines[3].startswith("3 epochs in ") and "val_loss" in lines[3]
     assert lines[4] == f"Run: {directory}" and len(lines) == 5
 
-    assert sorted(p.name for p in directory.iterdir()) == ["config.json", "history.jsonl", "weights"]
+    assert sorted(p.name for p in directory.iterdir()) == ["checkpoints", "config.json", "history.jsonl", "weights"]
     written = json.loads((directory / "config.json").read_text())
     assert written["source"] == source
     fields = written["fields"]
@@ -301,3 +301,48 @@ def test_python_m_kdist_in_a_terminal_and_ctrl_c(source, tmp_path):
     model.build(data.x)
     model.load_weights(directory / "weights")
     assert np.isfinite(model.evaluate(*data.validation, verbose=0))
+
+
+# Going on ----------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_on(source, tmp_path, capsys):
+    """As one that never ended: the same history and the same weights; and the same command begins and goes on."""
+    straight, parts = tmp_path / "straight", tmp_path / "parts"
+    command = ["train", source, "--verbose", "0", "--resume"]
+    assert main([*command, "--run-dir", str(straight), "--epochs", "4"]) == 0
+    for epochs in ("2", "4", "4"):
+        assert main([*command, "--run-dir", str(parts), "--epochs", epochs]) == 0
+    assert history(parts) == history(straight)
+    config = configs.load(source)
+    models = []
+    for directory in (straight, parts):
+        model, data = config.make_model(), config.make_data()
+        model.build(data.x)
+        model.load_weights(directory / "weights")
+        models.append(model.get_weights())
+    for a, b in zip(*models, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_run_goes_on_with_the_same_fields_only(source, tmp_path, capsys):
+    command = ["train", source, "--verbose", "0", "--run-dir", str(tmp_path / "run"), "--epochs", "1"]
+    assert main([*command, "--learning-rate", "0.05"]) == 0
+    before = (tmp_path / "run" / "history.jsonl").read_text()
+    assert main([*command, "--learning-rate", "0.1", "--resume"]) == 2
+    assert "learning_rate was 0.05 and is 0.1" in capsys.readouterr().err
+    assert (tmp_path / "run" / "history.jsonl").read_text() == before
+
+
+def test_there_is_nothing_to_go_on_with(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", source, "--resume"]) == 2
+    assert "--resume: there is no run in runs" in capsys.readouterr().err
+
+
+def test_the_newest_run_goes_on(source, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", source, "--epochs", "1", "--verbose", "0"]) == 0
+    assert main(["train", source, "--epochs", "2", "--verbose", "0", "--resume"]) == 0
+    (run,) = (tmp_path / "runs").glob("*/*")
+    assert [line["epoch"] for line in history(run)] == [0, 1]
