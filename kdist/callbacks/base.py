@@ -63,7 +63,10 @@ class Callback:
         """Called last, after an exception too: let go of files, threads and the screen."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What it has to know when the run goes on in another process: numbers, strings, lists and arrays."""
+        """What it has to know when the run goes on in another process.
+
+        Dicts and lists of numbers, strings and arrays; what is on the devices stays there until it is written.
+        """
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from kdist.callbacks.messages import say, warn
+import jax
+
+from kdist.callbacks.messages import say
 from kdist.callbacks.monitors import MonitorCallback
 from kdist.callbacks.variables import copied
 from kdist.typing import Logs, PyTree
@@ -74,18 +76,15 @@ class EarlyStopping(MonitorCallback):
         self._reset()
 
     def state_dict(self) -> dict[str, Any]:
-        """See `Callback.state_dict`; the best weights are not in it."""
-        return {name: getattr(self, name) for name in ("wait", "best", "best_epoch", "stopped_epoch")}
+        """See `Callback.state_dict`."""
+        numbers = {name: getattr(self, name) for name in ("wait", "best", "best_epoch", "stopped_epoch")}
+        return {**numbers, "best_weights": jax.tree.leaves(self.best_weights)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Callback.load_state_dict`."""
-        vars(self).update(state)
-        if self.restore_best_weights and self.best is not None:
-            self.best, self.wait = None, 0
-            warn(
-                "EarlyStopping(restore_best_weights=True): the best weights of before the interruption are lost, so "
-                "the best epoch is looked for among those that come."
-            )
+        leaves = state["best_weights"]
+        structure = jax.tree.structure((self.model.state.params, self.model.state.model_state))
+        vars(self).update({**state, "best_weights": jax.tree.unflatten(structure, leaves) if leaves else None})
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         """Compares, and stops when patience is at its end."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import jax
 import numpy as np
 
 _ARRAY = "__array__"
+_MARK = "__on_devices__"
 
 
 def to_json(note: Any) -> str:
@@ -51,3 +53,57 @@ def _decoded(found: dict[str, Any]) -> Any:
     if dtype.kind not in "biuf":
         raise ValueError(f"An array of {dtype} in a note.")
     return np.asarray(found[_ARRAY], dtype)
+
+
+def without_arrays(note: Any, found: dict[str, jax.Array]) -> Any:
+    """A note with a mark in the place of each array that is on devices.
+
+    Args:
+        note: Dicts and lists of anything.
+        found: Where the arrays are put, by the name that is in their mark.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> found = {}
+        >>> note = without_arrays({"best": [jnp.ones(2)], "wait": 3}, found)
+        >>> note["wait"], list(found), marked(note)
+        (3, ['0'], {'0': ShapeDtypeStruct(shape=(2,), dtype=float32)})
+        >>> with_arrays(note, found)["best"][0].tolist()
+        [1.0, 1.0]
+    """
+    if isinstance(note, dict):
+        return {name: without_arrays(value, found) for name, value in note.items()}
+    if isinstance(note, (list, tuple)):
+        return [without_arrays(value, found) for value in note]
+    if not isinstance(note, jax.Array):
+        return note
+    name = str(len(found))
+    found[name] = note
+    return {_MARK: name, "shape": list(note.shape), "dtype": note.dtype.name}
+
+
+def marked(note: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """The arrays that a note has marks for, by name.
+
+    Args:
+        note: What `without_arrays` gave.
+    """
+    if isinstance(note, dict) and _MARK in note:
+        shape = tuple(int(n) for n in note["shape"])
+        return {str(note[_MARK]): jax.ShapeDtypeStruct(shape, np.dtype(str(note["dtype"])))}
+    inside = note.values() if isinstance(note, dict) else note if isinstance(note, list) else ()
+    return {name: array for value in inside for name, array in marked(value).items()}
+
+
+def with_arrays(note: Any, arrays: dict[str, Any]) -> Any:
+    """The note with the arrays in the places of their marks.
+
+    Args:
+        note: What `without_arrays` gave.
+        arrays: By name.
+    """
+    if isinstance(note, dict):
+        if _MARK in note:
+            return arrays[str(note[_MARK])]
+        return {name: with_arrays(value, arrays) for name, value in note.items()}
+    return [with_arrays(value, arrays) for value in note] if isinstance(note, list) else note

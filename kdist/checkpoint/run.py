@@ -16,12 +16,15 @@ import jax
 
 from kdist.checkpoint import directory as directories
 from kdist.checkpoint import series
+from kdist.checkpoint.notes import marked, with_arrays, without_arrays
 from kdist.checkpoint.state import KIND, load_state, trees_of
 from kdist.distribution import is_main_process
 from kdist.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
 from kdist.state import TrainState
 
 LOCK = ".lock"
+NOTES = "notes"
+"""The name of the arrays that belong to what else is to be known."""
 ABANDON_SECONDS = 10.0
 """How long a process that fails waits for its part of a save."""
 CORRUPT = ".corrupt"
@@ -93,7 +96,7 @@ class RunCheckpoints:
 
         Args:
             state: The state, which is copied before this returns.
-            meta: What else is to be known.
+            meta: What else is to be known: as JSON can hold it, and arrays on the devices.
 
         Raises:
             CheckpointError: This save or the one before it failed, or a later step is there.
@@ -106,7 +109,10 @@ class RunCheckpoints:
                 f"Cannot write step {number} to {self.directory}: it holds the later step {newest}. Restore that, or "
                 "give another directory."
             )
-        self._writing = directories.begin(self.directory / str(number), trees_of(state), meta, kind=KIND)
+        arrays: dict[str, jax.Array] = {}
+        meta = without_arrays(meta, arrays)
+        trees = {**trees_of(state), **({NOTES: arrays} if arrays else {})}
+        self._writing = directories.begin(self.directory / str(number), trees, meta, kind=KIND)
 
     def check(self) -> None:
         """Raises the error of a save that has failed on this process; it does not wait.
@@ -170,11 +176,11 @@ class RunCheckpoints:
             CheckpointMismatchError: It is of another model or optimizer.
         """
         if step is not None:
-            return load_state(self.directory / str(step), like)
+            return self._load(step, like)
         number, failure, damaged = series.newest(self.directory), None, []
         while number is not None:
             try:
-                found = load_state(self.directory / str(number), like)
+                found = self._load(number, like)
             except CheckpointMismatchError:
                 raise
             except CheckpointError as error:
@@ -194,6 +200,16 @@ class RunCheckpoints:
                 f"No checkpoint in {self.directory} can be read. Give another directory to start afresh. {failure}"
             ) from failure
         return None
+
+    def _load(self, number: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        path = self.directory / str(number)
+        state, meta = load_state(path, like)
+        sharding = like.step.sharding
+        likes = {n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding) for n, a in marked(meta).items()}
+        if not likes:
+            return state, meta
+        arrays = directories.read(path, {NOTES: likes}, kind=KIND)[0][NOTES]
+        return state, with_arrays(meta, arrays)
 
     def clear(self) -> None:
         """Removes all of them, once the last save is complete, and the directory if nothing else is in it."""

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from kdist.callbacks import Callback, EarlyStopping, LambdaCallback
+from kdist.callbacks import BackupAndRestore, Callback, EarlyStopping, LambdaCallback
 
 NAN = float("nan")
 
@@ -118,3 +118,29 @@ def test_a_real_run(make_model, devices, data, count):
     assert model.trainer.traces["train"] == 1
     for leaf in jax.tree.leaves(model.variables):
         assert leaf.sharding == devices(count).replicated
+
+
+def test_the_best_weights_go_on_with_the_run(make_model, data, tmp_path):
+    """An interrupted run restores the weights of an epoch before the interruption, as one that was not."""
+    values = [3.0, 1.0, 2.0, 2.0, 2.0, 2.0]
+
+    class Logs(Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            logs["val_loss"] = values[epoch]
+            if epoch == self.dies:
+                raise RuntimeError("died")
+
+    def run(directory, dies=None):
+        model, log = make_model(), Logs()
+        log.dies = dies
+        stop = EarlyStopping(patience=3, restore_best_weights=True, mode="min")
+        model.fit(*data, epochs=6, verbose=0, callbacks=[log, stop, BackupAndRestore(tmp_path / directory)])
+        return model.get_weights(), stop
+
+    straight, stop = run("a")
+    with pytest.raises(RuntimeError, match="died"):
+        run("b", dies=3)
+    resumed, again = run("b")
+    assert (stop.best_epoch, stop.stopped_epoch) == (again.best_epoch, again.stopped_epoch) == (1, 4)
+    for a, b in zip(straight, resumed, strict=True):
+        np.testing.assert_array_equal(a, b)
