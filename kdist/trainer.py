@@ -789,8 +789,12 @@ class Trainer:
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:
         """Ends this process where nothing happens any more, or another process has failed."""
-        with self._watchdog, self._alarm:
-            yield
+        outer = self._alarm  # of a fit, where a callback evaluates in it
+        try:
+            with self._watchdog, Alarm() as self._alarm:
+                yield
+        finally:
+            self._alarm = outer
 
     def _watched(self, executions: Iterator[Callable[[], None]], pass_: Pass) -> Iterator[Callable[[], None]]:
         """The executions of a pass, with word to the watchdog of each; the first compiles."""

@@ -92,7 +92,7 @@ class RowLoader:
 
     @property
     def _count(self) -> int:
-        """The rows that passes choose from: more than `num_rows` where some are dropped or other processes have fewer."""
+        """The rows that passes choose from: more than `num_rows` where some are dropped or others have fewer."""
         return self._reader.num_rows if self._kept is None else len(self._kept)
 
     @property

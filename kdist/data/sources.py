@@ -10,6 +10,7 @@ import collections
 import contextlib
 import inspect
 import itertools
+import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
@@ -240,6 +241,7 @@ class Reading:
         self._iterator: Iterator[Any] | None = None
         self._seen: list[Any] = []  # what comes next, if it has been looked at
         self._first: Any = NOTHING
+        self._lock = threading.RLock()  # a callback may evaluate what a thread reads to train on
 
     @property
     def untouched(self) -> bool:
@@ -248,21 +250,23 @@ class Reading:
 
     def first(self) -> Any:
         """The first batch of all, which is not taken by this; NOTHING if there is none."""
-        if self._first is NOTHING:
-            self._first = self._read()
-            self._seen = [self._first] if self._first is not NOTHING else []
-        return self._first
+        with self._lock:
+            if self._first is NOTHING:
+                self._first = self._read()
+                self._seen = [self._first] if self._first is not NOTHING else []
+            return self._first
 
     def take(self) -> Any:
         """The next batch; NOTHING at the end of a pass, after which the next pass begins."""
-        item = self._seen.pop() if self._seen else self._read()
-        if item is NOTHING:
-            self._end()
-            return NOTHING
-        if self._first is NOTHING:
-            self._first = item
-        self._taken += 1
-        return item
+        with self._lock:
+            item = self._seen.pop() if self._seen else self._read()
+            if item is NOTHING:
+                self._end()
+                return NOTHING
+            if self._first is NOTHING:
+                self._first = item
+            self._taken += 1
+            return item
 
     def skip(self, count: int) -> None:
         """Drops so many batches, or as many as there are to the end of the pass."""
@@ -280,9 +284,10 @@ class Reading:
     def apart(self, number: int, first: int = 0) -> Reading:
         """A reading of its own from a batch of a pass on.  A pass that was only looked at is taken over."""
         other = Reading(self.source)
-        if (number, first) == (self._pass, self._taken) and not first:
-            other._begun, other._iterator, other._seen = self._begun, self._iterator, self._seen
-            self._begun, self._iterator, self._seen = False, None, []
+        with self._lock:
+            if (number, first) == (self._pass, self._taken) and not first:
+                other._begun, other._iterator, other._seen = self._begun, self._iterator, self._seen
+                self._begun, self._iterator, self._seen = False, None, []
         other.go_to(number, first)
         return other
 
@@ -293,8 +298,9 @@ class Reading:
 
     def close(self) -> None:
         """Lets go of what reads ahead, where that loses nothing: it is read again when it is wanted."""
-        if self.source.seeks:
-            self._let_go()
+        with self._lock:
+            if self.source.seeks:
+                self._let_go()
 
     def _read(self) -> Any:
         with unreadable(self._taken, self.source):

@@ -18,6 +18,10 @@ _CLUSTER_VARIABLES = (
 )
 
 
+SHUTDOWN_SECONDS = 300
+"""How long a process that is done waits for the others, which may still write; an `Alarm` tells failures at once."""
+
+
 def initialize(
     coordinator_address: str | None = None,
     num_processes: int | None = None,
@@ -72,6 +76,7 @@ def initialize(
             process_id,
             initialization_timeout=initialization_timeout,
             heartbeat_timeout_seconds=heartbeat_timeout,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
             coordinator_bind_address=bind_address or coordinator_address,
         )
     except (RuntimeError, ValueError) as error:

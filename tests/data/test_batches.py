@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 
-from kdist.data import BatchLoader, from_batches, is_loader, unpack
+from kdist.data import BatchLoader, batches, from_batches, is_loader, unpack
 from kdist.data.sources import Anew, ByNumber, Once
 from kdist.errors import ConfigError, DataError
 from kdist.typing import Batch
@@ -134,6 +134,123 @@ def test_the_order_of_an_epoch_does_not_depend_on_those_before():
     loader = from_batches(Numbered(20), shuffle=True)
     loader.example()
     assert [int(b.x[0, 0]) for b in loader.batches(2, fresh=False)] == expected
+
+
+# Where it is read ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a function", "a list", "numbered"])
+def test_an_epoch_is_the_same_whatever_was_read_before(name):
+    """By copies of the loader too; what starts over leaves the rest where it is."""
+    loader = from_batches(SOURCES[name](5))
+    for _ in range(2):
+        assert loader.batch_size == 2
+        assert epochs(loader.with_steps(2), 1, fresh=True) == [[0, 1]]
+        assert epochs(loader.with_steps(3), 1) == [[0, 1, 2]]
+        assert epochs(loader, 1) == [[0, 1, 2, 3, 4]]
+    training, validation = loader.with_steps(2), loader.map(lambda b: b).with_steps(3)
+    for epoch, expected in enumerate([[0, 1], [2, 3], [4], [0, 1]]):
+        assert [int(b.x[0, 0]) for b in training.batches(epoch, fresh=False)] == expected
+        assert epochs(validation, 1, fresh=True) == [[0, 1, 2]]
+
+
+def test_what_goes_on_reads_nothing_twice():
+    """Where there is no way back than from the start, an epoch goes on from the one before it."""
+    taken, makes = [], []
+
+    def make():
+        makes.append(1)
+        for n in range(10):
+            taken.append(n)
+            yield batch(n)
+
+    loader = from_batches(make, steps=3)
+    assert epochs(loader, 3) == [[0, 1, 2], [3, 4, 5], [6, 7, 8]]
+    assert (taken, len(makes)) == (list(range(9)), 1)
+
+
+def test_copies_lose_nothing_of_an_iterator():
+    source = Counted()
+    loader = from_batches(source)
+    loader.example()
+    found = [epochs(copy, 1)[0] for copy in (loader.with_steps(2), loader.with_steps(3), loader.with_steps(1))]
+    assert found == [[0, 1], [2, 3, 4], [5]] and source.taken == 6
+
+
+def test_a_loader_looked_at_after_it_was_read():
+    loader = from_batches(Counted())
+    assert epochs(loader.with_steps(2), 1) == [[0, 1]]
+    assert loader.example().x[0, 0] == 0
+    assert epochs(loader.with_steps(2), 1) == [[2, 3]]
+
+
+@pytest.mark.parametrize("looked", [False, True], ids=["", "after its example"])
+@pytest.mark.parametrize("name", ["a generator", "an iterator"])
+@pytest.mark.parametrize(
+    ("steps", "epoch", "start", "expected"), [(3, 2, 1, [7, 8]), (3, 0, 2, [2]), (None, 2, 7, [7, 8])]
+)
+def test_a_fresh_iterator_is_counted_to_where_a_run_goes_on(name, steps, epoch, start, expected, looked):
+    loader = from_batches(SOURCES[name](9), steps=steps)
+    if looked:
+        loader.example()
+    assert [int(b.x[0, 0]) for b in loader.batches(epoch, fresh=False, start=start)] == expected
+
+
+@pytest.mark.parametrize("name", ["a generator", "an iterator"])
+@pytest.mark.parametrize("by", ["kdist", "hand"])
+def test_an_iterator_that_was_read_goes_on(name, by):
+    if (name, by) == ("an iterator", "hand"):
+        pytest.skip("nobody can know")
+    source = SOURCES[name](12)
+    if by == "kdist":
+        assert epochs(from_batches(source, steps=3), 1) == [[0, 1, 2]]
+    else:
+        next(source), next(source), next(source)
+    assert [int(b.x[0, 0]) for b in from_batches(source, steps=3).batches(1, fresh=False)] == [3, 4, 5]
+
+
+def test_iterators_that_cannot_be_remembered_count_as_fresh():
+    class Unhashable(Counted):
+        __hash__ = None
+
+    for source in (map(batch, range(9)), iter([batch(n) for n in range(9)]), Unhashable(9)):
+        assert [int(b.x[0, 0]) for b in from_batches(source, steps=2).batches(2, fresh=False)] == [4, 5]
+
+
+def test_after_an_error_reading_starts_over():
+    fails = [True]
+
+    def make():
+        yield batch(0)
+        yield batch(1)
+        if fails:
+            fails.clear()
+            raise OSError("the disk is gone")
+        yield batch(2)
+
+    loader = from_batches(make, steps=3)
+    with pytest.raises(DataError, match="Batch 2 of the function make could not be read: OSError: the disk is gone"):
+        epochs(loader, 1)
+    assert epochs(loader, 1) == [[0, 1, 2]]
+
+
+@pytest.mark.parametrize(
+    ("own", "other", "agreed"), [(5, 4, 4), (4, 5, 4), (None, 3, 3), (3, None, 3), (None, None, None)]
+)
+def test_processes_agree_on_the_number_of_steps(monkeypatch, own, other, agreed):
+    most = 2**31 - 1
+    monkeypatch.setattr(batches, "agree_on_least", lambda n: min(n, most if other is None else other))
+    source = (lambda: iter(())) if own is None else [batch(n) for n in range(own)]
+    assert from_batches(source, per_process=True).num_steps == agreed
+    assert from_batches(source).num_steps == own
+
+
+def test_what_is_no_batch_is_named():
+    loader = from_batches([(X, X), (X, X), (X, X[:2])])
+    with pytest.raises(DataError, match="^Step 2, from the list: All arrays must have the same number of rows"):
+        list(loader.batches(0, fresh=True))
+    with pytest.raises(DataError, match="^The first batch, from the list: x is a str"):
+        from_batches([("text", X)]).example()
 
 
 def test_with_steps_and_map():

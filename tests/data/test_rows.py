@@ -1,8 +1,13 @@
 """Rows by number: every source gives what arrays give, transforms depend on seed, row and pass alone, none is lost."""
 
 import functools
+import json
 import math
 import operator
+import os
+import socket
+import subprocess
+import sys
 
 import flax.linen as nn
 import grain
@@ -385,7 +390,7 @@ def test_every_row_counts_once_in_an_evaluation_and_comes_in_order(count, batch_
     model.compile("sgd", "mse", metrics=[Count(count)], distribution=where, steps_per_execution=k)
     loader = from_source(numbered(count), batch_size=batch_size, shuffle=data.draw(st.booleans()), cache=cache)
     assert model.evaluate(loader, verbose=0, return_dict=True)["count"].tolist() == [1] * count
-    assert model.predict(loader, verbose=0)[:, 0].tolist() == loader.order(0).tolist()
+    assert model.predict(loader, verbose=0)[:, 0].tolist() == list(range(count))
 
 
 @settings(deadline=None)
@@ -396,13 +401,18 @@ def test_every_row_counts_once_in_an_evaluation_and_comes_in_order(count, batch_
     k=st.integers(1, 5),
     steps=st.none() | st.integers(1, 9),
     most=st.integers(1, 6),
-    shuffle=st.booleans(),
+    shuffle=st.sampled_from([True, False, "batch"]),
+    drop=st.booleans(),
 )
-def test_the_epochs_of_a_pass_hold_every_row_once(rows, batch_size, n, k, steps, most, shuffle):
-    """Over lengths, batch sizes, devices, steps of an execution, of an epoch and of a chunk."""
-    loader = from_source(numbered(rows), batch_size=batch_size, steps=steps, shuffle=shuffle)
+def test_the_epochs_of_a_pass_hold_every_row_once(rows, batch_size, n, k, steps, most, shuffle, drop):
+    """Over lengths, batch sizes, devices, steps of an execution, of an epoch and of a chunk; or no row twice."""
+    drop = drop and rows >= batch_size
+    given = {"batch_size": batch_size, "steps": steps, "shuffle": shuffle, "drop_remainder": drop}
+    loader = from_source(numbered(rows), **given)
     where = kdist.DataParallel(devices=jax.devices()[:n])
-    epochs = 1 if steps is None else math.ceil(math.ceil(rows / batch_size) / steps)
+    steps_of_a_pass = rows // batch_size if drop else math.ceil(rows / batch_size)
+    assert loader.num_steps == (steps_of_a_pass if steps is None else steps)
+    epochs = 1 if steps is None else math.ceil(steps_of_a_pass / steps)
     seen = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(feed, "MAX_CHUNK_STEPS", most)
@@ -416,7 +426,83 @@ def test_the_epochs_of_a_pass_hold_every_row_once(rows, batch_size, n, k, steps,
                     order += x[: chunk.num_steps][counts[: chunk.num_steps]].astype(int).tolist()
                 assert order == loader.order(epoch).tolist()
                 seen += order
-    assert sorted(seen) == list(range(rows))
+    assert len(set(seen)) == len(seen) == loader.num_rows == (rows // batch_size * batch_size if drop else rows)
+    if not drop or shuffle is not True:
+        assert sorted(seen) == list(range(loader.num_rows))
+    arrays = from_arrays(np.zeros(rows), **given)
+    assert arrays.num_rows == loader.num_rows
+    assert [arrays.order(epoch).tolist() for epoch in range(3)] == [loader.order(epoch).tolist() for epoch in range(3)]
+
+
+@pytest.mark.parametrize("cache", [True, False])
+@pytest.mark.parametrize("make", ["rows", "arrays"])
+def test_dropping_the_remainder(make, cache):
+    """Other rows are left out each epoch of training, and none by what is not training."""
+    model = kdist.Model(nn.Dense(1, use_bias=False, kernel_init=nn.initializers.ones), seed=0)
+    where = kdist.DataParallel(devices=jax.devices()[:2])
+    model.compile(kdist.optimizers.SGD(0.0), "mse", metrics=[Count(11)], distribution=where)
+    x = np.arange(11, dtype=np.float32)[:, None]
+    given = {"batch_size": 4, "drop_remainder": True, "cache": cache}
+    loader = from_source(numbered(11), **given) if make == "rows" else from_arrays(x, x, **given)
+    counts = model.fit(loader, epochs=4, validation_data=loader, verbose=0).history
+    assert {int(epoch.sum()) for epoch in counts["count"]} == {8}
+    assert len({tuple(epoch.tolist()) for epoch in counts["count"]}) > 1
+    assert all(epoch.tolist() == [1] * 11 for epoch in counts["val_count"])
+    assert model.evaluate(loader, verbose=0, return_dict=True)["count"].tolist() == [1] * 11
+    assert model.predict(loader, verbose=0)[:, 0].tolist() == x[:, 0].tolist()
+    assert model.predict(loader, steps=2, verbose=0)[:, 0].tolist() == x[:8, 0].tolist()
+    with pytest.raises(DataError, match="leaves nothing of 3 rows in batches of 4"):
+        from_source(numbered(3), **given) if make == "rows" else from_arrays(x[:3], **given)
+    with pytest.raises(ConfigError, match="drop_remainder must be True or False. Received: 'yes'"):
+        given["drop_remainder"] = "yes"
+        from_source(numbered(3), **given) if make == "rows" else from_arrays(x[:3], **given)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_types_that_become_the_same_are_the_same(workers):
+    """Whoever reads the row."""
+    rows = [(x.astype(np.float64 if n in (0, 9) else np.float32), n) for n, x in enumerate(X)]
+    loader = from_source(rows, workers=workers, shuffle=False, batch_size=ROWS)
+    np.testing.assert_array_equal(read(loader).x, X)
+    loader.close()
+    rows[5] = (X[5].astype(np.int32), 5)
+    loader = from_source(rows, workers=workers, shuffle=False, batch_size=4)
+    with pytest.raises(DataError, match=r"Row 5 of the list is \(int32\[3\], "):
+        read(loader)
+    loader.close()
+
+
+class Gathers(Rows):
+    """Gives rows stacked, as `give` does."""
+
+    def __init__(self, give):
+        super().__init__()
+        self.gather = give
+
+
+def fails(rows):
+    raise OSError("disk")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_gathering_too_few_rows_or_failing(workers):
+    def message(give):
+        loader = from_source(Gathers(give), workers=workers, shuffle=False, batch_size=4)
+        with pytest.raises(DataError) as caught:
+            read(loader)
+        loader.close()
+        return str(caught.value), caught.value.__cause__
+
+    assert message(lambda rows: (X[:3], Y[:3]))[0] == "the Gathers: gather was asked for 4 rows, and gave 3."
+    said, cause = message(fails)
+    assert said == "Rows 0, 1, 2, 3 of the Gathers could not be gathered: OSError: disk"
+    assert isinstance(cause, OSError)
+
+
+def test_rows_without_end():
+    for endless in (grain.MapDataset.range(8).repeat(), grain.MapDataset.range(8).repeat().batch(4)):
+        with pytest.raises(DataError, match="The data are endless.*leave out `.repeat"):
+            from_source(endless)
 
 
 def test_lists_of_features_are_one_array(model):
@@ -426,3 +512,67 @@ def test_lists_of_features_are_one_array(model):
     assert found.x.shape == (ROWS, FEATURES)
     np.testing.assert_array_equal(found.x, X)
     np.testing.assert_array_equal(found.y, Y)
+
+
+# Processes ---------------------------------------------------------------------------------------
+
+TWO = """
+import json, sys, warnings
+import grain, numpy as np
+import kdist
+from kdist.data import described, example_batch, fingerprint, from_source
+from numbers_source import EveryThird, Nothing, Rows
+
+me = int(sys.argv[2])
+kdist.initialize(sys.argv[1], 2, me, initialization_timeout=60)
+said = {}
+for name, source, transforms in (
+    ("empty", [] if me else Rows(), []),
+    ("filtered", Rows(), [Nothing() if me == 0 else EveryThird()]),
+    ("dropped", Rows(23 if me else 3), []),
+):
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            from_source(source, batch_size=8, transforms=transforms, per_process=True, drop_remainder=True)
+    except kdist.errors.DataError as error:
+        said[name] = str(error)
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")
+    loader = from_source(Rows(23 if me else 9), batch_size=4, per_process=True, drop_remainder=True)
+said["rows"] = [loader.num_rows, loader.num_steps, loader.in_order().order(1).tolist()]
+said["order"] = loader.order(0).tolist()
+said["fingerprint"] = fingerprint(loader, described(example_batch(loader)))
+print(json.dumps(said))
+"""
+
+
+def test_two_processes_refuse_together_and_drop_alike():
+    """Where the data of one are too few, no other waits for it."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        coordinator = f"127.0.0.1:{s.getsockname()[1]}"
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.path.dirname(__file__)}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-c", TWO, coordinator, str(i)], env=environment, stdout=subprocess.PIPE, text=True
+        )
+        for i in range(2)
+    ]
+    try:
+        first, second = (json.loads(p.communicate(timeout=60)[0].splitlines()[-1]) for p in running)
+    finally:
+        for process in running:
+            process.kill()
+            process.wait()
+    other = "With per_process=True each process needs rows of its own."
+    assert first["empty"] == f"The data are empty: process 1 has no rows. {other}"
+    assert second["empty"] == f"The data are empty: on process 1, the list has no rows. {other}"
+    filtered = "the filters keep none of the 23 rows of the Rows"
+    assert first["filtered"] == f"The data are empty: on process 0, {filtered}. {other}"
+    assert second["filtered"] == f"The data are empty: process 0 has no rows. {other}"
+    assert first["dropped"] == second["dropped"]
+    assert "drop_remainder=True leaves nothing of 3 rows in batches of 4" in first["dropped"]
+    assert first["rows"] == second["rows"] == [8, 4, list(range(9))]
+    assert len(set(first["order"])) == len(set(second["order"])) == 8
+    assert first["fingerprint"] == second["fingerprint"]

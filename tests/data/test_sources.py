@@ -1,16 +1,21 @@
 """Where batches come from: the threads that read them, how far ahead, in which order, and what they do on errors."""
 
+import sys
 import threading
+import traceback
 from concurrent.futures import ThreadPoolExecutor
 
+import grain
 import numpy as np
 import pytest
+from absl import flags
 
 from kdist.data import from_batches
 from kdist.data import workers as reading
-from kdist.data.sources import DEFAULT_AHEAD, Anew, ByNumber, Once
-from kdist.errors import DataError
+from kdist.data.sources import DEFAULT_AHEAD, NOTHING, Anew, ByNumber, Mapped, Once, Reading
+from kdist.errors import ConfigError, DataError
 
+X = np.ones((2, 1), np.float32)
 SECONDS = 30
 """After so long a wait is a failure."""
 
@@ -121,9 +126,11 @@ def test_what_is_not_begun_when_reading_ends_is_not_read(monkeypatch):
 def test_an_error_comes_where_its_batch_was_to_come(workers):
     batches = ByNumber(Squares(6, broken=True), workers=workers).start(0)
     assert [int(next(batches)[0, 0]) for _ in range(2)] == [0, 1]
-    with pytest.raises(KeyError, match="the third batch is gone") as caught:
+    with pytest.raises(DataError, match="^Batch 2 of the Squares could not be read: KeyError: 'the third") as caught:
         next(batches)
-    assert caught.traceback[-1].name == "__getitem__"  # where it was raised
+    raised = caught.value.__cause__
+    assert isinstance(raised, KeyError)
+    assert traceback.extract_tb(raised.__traceback__)[-1].name == "__getitem__"  # where it was raised
 
 
 def test_a_sequence_says_how_it_is_read():
@@ -191,8 +198,94 @@ def test_processes_need_a_sequence_that_can_be_pickled():
 def test_processes_read_in_order_and_pass_errors_on():
     """Slow: a spawned process imports everything."""
     assert read(ByNumber(Squares(7), workers=2, use_multiprocessing=True)) == [n * n for n in range(7)]
-    with pytest.raises(KeyError, match="the third batch is gone"):
+    with pytest.raises(DataError, match="Batch 2 of the Squares could not be read: KeyError: 'the third"):
         read(ByNumber(Squares(4, broken=True), workers=1, use_multiprocessing=True))
+
+
+def test_the_number_of_a_batch_that_cannot_be_read():
+    """By its number, in whatever order it came; of other sources counted through the pass."""
+    shuffled = ByNumber(Squares(6, broken=True), shuffle=True)
+    with pytest.raises(DataError, match="^Batch 2 of the Squares could not be read"):
+        list(shuffled.start(0))
+
+    def breaking():
+        yield from (X, X)
+        raise StopAsyncIteration("of another kind")
+
+    reading = Reading(Anew(breaking, None, "function f"))
+    assert (reading.take() is X, reading.take() is X) == (True, True)
+    with pytest.raises(DataError, match="^Batch 2 of the function f could not be read: StopAsyncIteration: of another"):
+        reading.take()
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, GeneratorExit])
+def test_what_ends_the_program_is_no_error_of_the_data(error):
+    def breaking():
+        raise error
+        yield
+
+    with pytest.raises(error):
+        Reading(Anew(breaking, None, "function")).take()
+
+
+def test_errors_of_kdist_stay_what_they_are():
+    def breaking():
+        raise ConfigError("as it was")
+        yield
+
+    with pytest.raises(ConfigError, match="^as it was$"):
+        Reading(Once(breaking())).take()
+
+
+@pytest.mark.parametrize("hook", ["on_epoch_begin", "on_epoch_end"])
+def test_an_error_in_a_hook_is_named(hook):
+    def broken():
+        raise OSError("the disk is gone")
+
+    sequence = Squares(1)
+    setattr(sequence, hook, broken)
+    reading = Reading(ByNumber(sequence))
+    with pytest.raises(DataError, match=f"^{hook} of the Squares failed: OSError: the disk is gone"):
+        while reading.take() is not NOTHING:
+            pass
+
+
+class Endless(Squares):
+    def __len__(self):
+        return sys.maxsize // 4
+
+
+def test_so_long_is_without_end():
+    rows = grain.MapDataset.range(6).map(lambda i: np.float32([i]))
+    assert Mapped(rows.repeat().batch(4)).length is None and Mapped(rows.batch(4).repeat()).length is None
+    assert Mapped(rows.batch(4)).length == 2
+    assert ByNumber(Endless(0), shuffle=True).length is None
+    loader = from_batches(rows.repeat().batch(4), steps=2)
+    assert [int(b.x[0, 0]) for b in loader.batches(1, fresh=False)] == [2, 0]  # batches of 0, 4, 2, 0, ...
+
+
+def test_absl_is_told_that_there_are_no_flags(monkeypatch):
+    """Grain's worker processes want them; they can still be parsed afterwards."""
+    fresh = flags.FlagValues()
+    flags.DEFINE_integer("some_number", 3, "", flag_values=fresh)
+    monkeypatch.setattr(flags, "FLAGS", fresh)
+    for module, parsed in (("elsewhere", False), ("grain.dataset", True)):
+        source = type("Batches", (list,), {"__module__": module})([1, 2])
+        assert list(from_batches(source).source.start(0)) == [1, 2]
+        assert list(from_batches(lambda source=source: source).source.start(0)) == [1, 2]
+        assert fresh.is_parsed() is parsed
+    assert fresh.some_number == 3
+    fresh(["program", "--some_number=4"])
+    assert fresh.some_number == 4
+
+
+@pytest.mark.slow
+def test_grains_own_worker_processes():
+    """Slow: a spawned process imports everything."""
+    batches = grain.MapDataset.range(6).map(lambda i: np.full((2, 1), i)).to_iter_dataset()
+    batches = batches.mp_prefetch(grain.multiprocessing.MultiprocessingOptions(num_workers=1))
+    flags.FLAGS.unparse_flags()
+    assert read(from_batches(batches).source) == list(range(6))
 
 
 def test_iterators_go_on_and_makers_start_again():

@@ -2,14 +2,18 @@
 
 import contextlib
 import itertools
+import multiprocessing
+import re
 import threading
+import traceback
+import zlib
 
 import jax
 import numpy as np
 import pytest
 
-from kdist.data import StreamFeeder, from_batches, stream
-from kdist.errors import DataError
+from kdist.data import StreamFeeder, batches, from_batches, stream
+from kdist.errors import DataError, DistributionError
 
 SECONDS = 30
 """After so long a wait is a failure."""
@@ -151,12 +155,23 @@ X = np.ones((2, 2), np.float32)
 
 @pytest.mark.parametrize("threaded", [True, False])
 @pytest.mark.parametrize(
-    "other", [(X,), (X, X, np.ones(2)), ((X, X), X), ({"a": X}, X)], ids=["less", "weights", "inputs", "names"]
+    ("other", "said"),
+    [
+        ((X,), "{x: float32[2]}"),
+        ((X, X, np.ones(2)), "{sample_weight: float32[], x: float32[2], y: float32[2]}"),
+        (((X, X), X), "{x: (float32[2], float32[2]), y: float32[2]}"),
+        (({"a": X}, X), "{x: {a: float32[2]}, y: float32[2]}"),
+    ],
+    ids=["less", "weights", "inputs", "names"],
 )
-def test_structures_must_not_change(devices, other, threaded):
+def test_structures_must_not_change(devices, other, said, threaded):
+    message = (
+        "All batches must have the same structure. A row of the first is {x: float32[2], y: float32[2]}, a row of step "
+        f"2 is {said}."
+    )
     with (
         feeder([(X, X), (X, X), other], devices(1), loading={"workers": int(threaded)}) as made,
-        pytest.raises(DataError, match="All batches must have the same structure. The first is .* another is "),
+        pytest.raises(DataError, match=f"^{re.escape(message)}$"),
     ):
         list(made.chunks(0))
 
@@ -168,8 +183,9 @@ def test_every_batch_is_checked(devices):
             raise DataError("not this one")
 
     seen = []
-    with feeder(numbered([2, 2, 2]), devices(1), check=check) as made, pytest.raises(DataError, match="not this one"):
-        list(made.chunks(0))
+    with feeder(numbered([2, 2, 2]), devices(1), check=check) as made:
+        with pytest.raises(DataError, match="^Step 2, from the list: not this one"):
+            list(made.chunks(0))
     assert seen == [0, 2, 4]
 
 
@@ -183,16 +199,33 @@ def test_batches_lie_over_the_devices(devices, exact):
     assert {s.data.shape for s in chunk.feed.rows.x.addressable_shards} == {(2, 1, 2)}
 
 
+def beside(monkeypatch, gathered, kind=None):
+    """Another process: of so many rows are the batches that it gathers each time; it says what they are like."""
+    gathered = iter(gathered)
+
+    def everywhere(told):
+        rows = next(gathered, [])
+        table = np.frombuffer(told[: -stream.TOLD_BYTES], np.uint32).copy()
+        table[0], table[2:] = len(rows), 0
+        table[2 : 2 + len(rows)] = rows
+        said = told[-stream.TOLD_BYTES :]
+        if kind is not None and rows:
+            table[1], said = zlib.crc32(kind), kind.ljust(stream.TOLD_BYTES)
+        return [told, table.tobytes() + said]
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(stream, "agree_on_least", lambda n: n)
+    monkeypatch.setattr(batches, "agree_on_least", lambda n: n)
+    monkeypatch.setattr(stream, "_everywhere", everywhere)
+
+
 @pytest.mark.parametrize(
     ("others", "expected"),
     [(4, [[2, 3, 2, 9]]), (3, [[2, 3, 2]]), (1, [[2]]), (0, [])],
 )
 def test_processes_use_as_many_batches_as_all_have(devices, monkeypatch, others, expected):
-    """And agree on their sizes; a longer batch that is dropped makes nothing wider."""
-    agreed, left = [], [others, 0]
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(stream, "agree_on_least", lambda n: min(n, left.pop(0)))
-    monkeypatch.setattr(stream, "check_agreement", lambda **values: agreed.append(list(values.values())))
+    """A longer batch that is dropped makes nothing wider."""
+    beside(monkeypatch, [[2, 3, 2, 9][:others]])
     fewer = pytest.warns(UserWarning, match=f"and {4 - others} or more") if others < 4 else contextlib.nullcontext()
     with feeder(numbered([2, 3, 2, 9]), devices(1)) as made:
         with fewer:
@@ -200,16 +233,58 @@ def test_processes_use_as_many_batches_as_all_have(devices, monkeypatch, others,
         longest = max(map(max, expected), default=2)
         assert made.width == longest
     assert [c.rows.tolist() for c in chunks] == expected
-    assert agreed == [[sum(rows), longest] for rows in expected] + [[0, 0]]
     assert [c.feed.rows.x.shape[1] for c in chunks] == [longest for _ in expected]
+
+
+OWN = [
+    # rows of this process's batches, what the other gathers, exact, and the chunks: rows, width, whether all count
+    ([8, 8, 4, 4], [[8, 8, 8, 8], [8, 8]], "possibly", [([8, 8], 8, True), ([4, 4], 8, False)]),
+    ([8, 8, 8, 8], [[8, 8], [4, 4]], "possibly", [([8, 8], 8, True), ([8, 8], 8, False)]),  # held, and not lost
+    ([8, 8, 8, 8], [[8], [6], [8, 8]], "possibly", [([8], 8, True), ([8], 8, False), ([8, 8], 8, True)]),
+    ([6, 8], [[8], [8]], "possibly", [([6], 8, False), ([8], 8, True)]),
+    ([4, 4], [[4, 4]], "always", [([4, 4], 4, True)]),
+    ([3, 8], [[5, 12]], "never", [([3, 8], 12, False)]),
+    ([8, 12], [[8, 3]], "never", [([8, 12], 12, False)]),
+]
+
+
+@pytest.mark.parametrize(("sizes", "others", "exact", "expected"), OWN)
+def test_batches_of_each_process_are_placed_alike(devices, monkeypatch, sizes, others, exact, expected):
+    """As wide as the widest, and with a mask where a row of any process does not count."""
+    beside(monkeypatch, others)
+    with feeder(numbered(sizes), devices(1), loading={"per_process": True}, multiple=4, exact=exact) as made:
+        chunks = list(made.chunks(0))
+    assert [(c.rows.tolist(), c.feed.rows.x.shape[1], not c.feed.padded) for c in chunks] == expected
+    assert real_rows(chunks) == list(range(sum(sizes)))
+
+
+def test_exact_batches_of_another_length_on_another_process_are_refused(devices, monkeypatch):
+    beside(monkeypatch, [[4]])
+    with feeder(numbered([8]), devices(1), loading={"per_process": True}, multiple=2, exact="always") as made:
+        with pytest.raises(DataError, match="a batch of 4 rows .* is shorter than that of another process"):
+            list(made.chunks(0))
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_batches_that_become_unlike_those_of_another_process_are_named(devices, monkeypatch, own):
+    beside(monkeypatch, [[2, 2]], kind=b"{x: float32[3]}")
+    message = r"step 0 is \{x: float32\[2\]\} on process 0 and \{x: float32\[3\]\} on process 1"
+    with feeder(numbered([2, 2]), devices(1), loading={"per_process": own}, multiple=2) as made:
+        with pytest.raises(DistributionError, match=message):
+            list(made.chunks(0))
+
+
+def test_other_sizes_of_the_same_data_are_named(devices, monkeypatch):
+    beside(monkeypatch, [[2, 3]])
+    with feeder(numbered([2, 4]), devices(1)) as made:
+        with pytest.raises(DistributionError, match="step 1 is of 4 rows on process 0 and of 3 rows on process 1"):
+            list(made.chunks(0))
 
 
 def test_processes_do_not_cut_chunks_by_time(devices, monkeypatch):
     """Their clocks differ."""
     clock = Clock()
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    monkeypatch.setattr(stream, "agree_on_least", lambda n: n)
-    monkeypatch.setattr(stream, "check_agreement", lambda **values: None)
+    beside(monkeypatch, [[2] * 6])
     monkeypatch.setattr(stream, "time", clock)
     with feeder(clock.slow(numbered([2] * 6), [9] * 6), devices(1)) as made:
         assert [c.num_steps for c in made.chunks(0)] == [6]
@@ -348,9 +423,9 @@ def test_an_error_comes_out_with_its_traceback(devices, workers):
         raise OSError("the disk is gone")
 
     with feeder(breaking(), devices(1), loading={"workers": workers, "max_queue_size": 2}) as made:
-        with pytest.raises(OSError, match="the disk is gone") as caught:
+        with pytest.raises(DataError, match="^Batch 2 of the generator could not be read: OSError: the disk") as caught:
             list(made.chunks(0))
-        assert caught.traceback[-1].name == "breaking"
+        assert traceback.extract_tb(caught.value.__cause__.__traceback__)[-1].name == "breaking"
 
 
 def test_closing_waits_for_the_batch_under_way_and_frees_the_source(devices):
@@ -377,6 +452,51 @@ def test_closing_waits_for_the_batch_under_way_and_frees_the_source(devices):
     made._worker.shutdown = shutdown_and_let_go
     made.close()
     assert [int(item[0][0, 0]) // 2 for item in source] == [5, 6, 7, 8, 9]
+
+
+class Numbered:
+    """Batches by number, which count how often a pass began."""
+
+    begun = 0
+
+    def __len__(self):
+        return 9
+
+    def __getitem__(self, n):
+        return np.full((2, 1), 2 * n + np.arange(2)[:, None], np.float32)
+
+    def on_epoch_begin(self):
+        self.begun += 1
+
+    def on_epoch_end(self):
+        pass
+
+
+@pytest.mark.parametrize("processes", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_readers_end_with_the_feeder_though_the_loader_is_held(devices, processes):
+    """What they had read ahead is read again: nothing is lost, and the pass goes on."""
+    before = set(threading.enumerate())
+    sequence = Numbered()
+    loader = from_batches(sequence, steps=3, workers=2, use_multiprocessing=processes)
+    assert loader.batch_size == 2  # which begins to read
+    for epoch in range(3):
+        with StreamFeeder(loader, devices(1)) as made:
+            assert real_rows(made.chunks(epoch)) == list(range(6 * epoch, 6 * epoch + 6))
+        assert not multiprocessing.active_children()
+        assert not {t for t in threading.enumerate() if t.name.startswith("kdist-read")} - before
+    assert sequence.begun == 1
+
+
+def test_an_evaluation_ends_the_readers_of_an_epoch_under_way_and_it_goes_on(devices):
+    loader = from_batches(Numbered(), steps=9, workers=2, max_queue_size=2)
+    loader.source.most_ahead = 1
+    with StreamFeeder(loader, devices(1)) as made:
+        rows = []
+        for chunk in made.chunks(0):
+            rows += real_rows([chunk])
+            with StreamFeeder(loader, devices(1), fresh=True) as other:
+                assert real_rows(other.chunks(0)) == list(range(18))
+    assert rows == list(range(18))
 
 
 def test_no_thread_is_left(devices):

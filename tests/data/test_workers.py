@@ -209,7 +209,7 @@ def test_readers_of_batches_end(model, call, steps):
 
 def test_readers_of_batches_end_after_an_error(model):
     with nothing_left():
-        with pytest.raises(KeyError, match="the disk is gone"):
+        with pytest.raises(DataError, match="Batch 3 of the Batches could not be read: KeyError: 'the disk is gone'"):
             model.fit(from_batches(Batches(at=3), workers=2), verbose=0)
 
 
