@@ -15,7 +15,7 @@ from kdist.callbacks import CallbackList, History
 from kdist.caps import capped_epochs, capped_steps
 from kdist.data import AnyLoader, ClassWeight, example_batch
 from kdist.distribution import DataParallel
-from kdist.errors import ConfigError, NotCompiledError
+from kdist.errors import ConfigError, DataError, NotCompiledError
 from kdist.generators import GeneratorMethods
 from kdist.metrics import Metric
 from kdist.modules import ModuleAdapter, Variables, adapt
@@ -456,7 +456,7 @@ class Model(ModelVariables, ModelSaving, GeneratorMethods):
         self._build_for(loader)
         callback_list = self._callback_list(callbacks, verbose)
         parts = list(self._trainer.predict(self._state, loader, callbacks=callback_list))
-        return jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts)
+        return jax.tree.map(_joined, *parts)
 
     # One batch ----------------------------------------------------------------------------------
 
@@ -781,3 +781,14 @@ def _as_results(logs: Logs, return_dict: bool) -> float | list[Any] | Logs:
         return alphabetical(logs)
     values = list(logs.values())
     return values[0] if len(values) == 1 else values
+
+
+def _joined(*parts: np.ndarray) -> np.ndarray:
+    """The outputs of all batches as one array."""
+    shapes = {part.shape[1:] for part in parts}
+    if len(shapes) > 1:
+        raise DataError(
+            f"The outputs of batches differ in their shapes without the rows, {sorted(shapes)}: one array cannot hold "
+            "them. Predict batches of each shape apart."
+        )
+    return np.concatenate(parts)

@@ -29,8 +29,8 @@ class Preempted(SystemExit):
         return self.message
 
 
-class Stalled(Exception):
-    """The notice came while the run waited for something that may never come."""
+class Stalled(BaseException):
+    """The notice came while the run waited for something that may never come; nobody else is to catch it."""
 
 
 class PreemptionNotice:

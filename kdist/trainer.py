@@ -153,6 +153,7 @@ class Trainer:
         self._stalls: Stalls | None = None
         self.last_results: Logs = {}
         self._fitted: AnyLoader | None = None
+        self._fingerprint: dict[str, Any] = {}
         if self.optimizer is not None:
             self.optimizer.attach(self)
 
@@ -286,7 +287,12 @@ class Trainer:
     @property
     def data_fingerprint(self) -> dict[str, Any]:
         """What decides which rows the `fit` under way sees when; see `kdist.data.fingerprint`. Empty between fits."""
-        return {} if self._fitted is None else fingerprint(self._fitted, described(example_batch(self._fitted)))
+        if self._fitted is not None and not self._fingerprint:
+            self._fingerprint = fingerprint(self._fitted, described(example_batch(self._fitted)))
+        return self._fingerprint
+
+    def _forget_data(self) -> None:
+        self._fitted, self._fingerprint = None, {}
 
     @property
     def input_bound(self) -> float:
@@ -453,6 +459,7 @@ class Trainer:
         """
         self.state = state
         self.stop_training = False
+        validation = None if validation is None else _in_order(validation)
         with contextlib.ExitStack() as stack:
             # Outermost: callbacks wait for what they save, and an alarm would not wait so long.
             callbacks = stack.enter_context(self._callbacks(callbacks, loader, epochs=epochs, add_history=True))
@@ -474,7 +481,9 @@ class Trainer:
 
             log.info("data: %s", feeder)
             self._fitted = loader
-            stack.callback(setattr, self, "_fitted", None)
+            stack.callback(self._forget_data)
+            if any(callback.keeps_run for callback in callbacks.callbacks):
+                _ = self.data_fingerprint  # some rows are read for it: now, and not beside the thread that reads them
             self._stalls = stalls = stack.enter_context(Stalls())
             self._callback_list = callbacks
             stack.callback(setattr, self, "_callback_list", None)
@@ -571,6 +580,7 @@ class Trainer:
             >>> trainer.evaluate(trainer.init(loader.arrays), loader)
             {'loss': 9.0}
         """
+        loader = _in_order(loader)
         with self._callbacks(callbacks, loader) as callbacks, contextlib.ExitStack() as stack:
             stack.enter_context(self._guarded())
             binding = self._bind_loader(state, loader)
@@ -604,6 +614,7 @@ class Trainer:
             (8, 1)
         """
         self.stop_predicting = False
+        loader = _in_order(loader)
         if getattr(loader, "per_process", False) and jax.process_count() > 1:
             raise DataError("predict gives every process all rows in order, and with per_process=True nobody has all.")
         binding = self.bind(state, Batch(self._example(loader).x))
@@ -750,10 +761,11 @@ class Trainer:
         multiple = self.distribution.num_devices * (self.microbatches if training else 1)
 
         def check(batch: Batch) -> None:  # of batches that come later; one of other shapes is bound anew, or refused
-            self.bind(state, batch).objective.check_labels(batch.y)
+            if objective is None:  # a prediction
+                self.bind(state, Batch(batch.x))
+            else:
+                self.bind(state, batch).objective.check_labels(batch.y)
 
-        if not training and hasattr(loader, "in_order"):  # every row once, as they are numbered
-            loader = loader.in_order()
         if not isinstance(loader, BatchLoader):
             checked_at_once = objective is None or hasattr(loader, "arrays")
             return Feeder(
@@ -771,7 +783,7 @@ class Trainer:
             steps_per_execution=k,
             exact=exact,
             fresh=not training,
-            check=None if objective is None else check,
+            check=check,
         )
 
     def _reach(self, here: Position, train: TrainPass, settle: Callable[[], None] = _nothing) -> Position:
@@ -863,6 +875,11 @@ def as_batch(batch: Any) -> Batch:
     if isinstance(batch, tuple) and hasattr(batch, "_fields"):
         raise DataError(f"A batch cannot be the namedtuple {type(batch).__name__}{batch._fields}: pass a plain tuple.")
     return Batch(*batch) if isinstance(batch, tuple) and len(batch) <= 3 else Batch(batch)
+
+
+def _in_order(loader: AnyLoader) -> AnyLoader:
+    """The rows as they are numbered, each once, where the loader can give them so."""
+    return loader.in_order() if hasattr(loader, "in_order") else loader
 
 
 def _due(epoch: int, freq: int | Sequence[int]) -> bool:

@@ -68,6 +68,7 @@ class Watchdog:
         self._step: int | None = None
         self._moves = 0
         self._over = threading.Event()
+        self._thread: threading.Thread | None = None
 
     def beat(self, step: int) -> None:
         """Something has progressed.  It costs a tenth of a microsecond and takes no lock.
@@ -113,7 +114,10 @@ class Watchdog:
             self._phase = self._step = None
             self._over = threading.Event()
             if min(self._limits.values()) < math.inf:
-                threading.Thread(target=self._watch, args=(self._over,), name="kdist-watchdog", daemon=True).start()
+                self._thread = threading.Thread(
+                    target=self._watch, args=(self._over,), name="kdist-watchdog", daemon=True
+                )
+                self._thread.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -121,6 +125,9 @@ class Watchdog:
         self._depth -= 1
         if self._depth == 0:
             self._over.set()
+            if self._thread is not None:
+                self._thread.join()
+                self._thread = None
 
     def _watch(self, over: threading.Event) -> None:
         seen, idle, last = self._moves, 0.0, time.monotonic()

@@ -7,9 +7,11 @@ is said by `weights.py` and `state.py`.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import socket
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from kdist.checkpoint.fingerprints import fingerprints
+from kdist.checkpoint.fingerprints import fingerprint_on_host, fingerprints
 from kdist.checkpoint.notes import from_json, to_json
 from kdist.distribution import agree, agree_on_most, is_main_process
 from kdist.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
@@ -27,6 +29,10 @@ FORMAT = 1
 """What is in a checkpoint, as a number: another one is refused."""
 UNFINISHED = ".orbax-checkpoint-tmp"
 """What Orbax adds to the name of a checkpoint that is being written."""
+DATA = "d"
+"""The directories of Orbax that hold the contents of arrays, of which it reads what it needs."""
+MOST_NOTE_BYTES = 1 << 28
+"""Of any other file, which is read as a whole."""
 MOST_LISTED = 10
 
 
@@ -139,10 +145,12 @@ def begin(
     on_main_process(make_way, f"Cannot write {kind} to {path}")
     target = beside if agree(int(path.exists())) else path  # Orbax itself renames what is complete
     named = {name: by_path(tree) for name, tree in trees.items()}
+    text = to_json(meta or {})
     note = {
         "format": FORMAT,
         "fingerprints": {name: fingerprints(arrays) for name, arrays in named.items()},
-        "meta": to_json(meta or {}),
+        "meta": text,
+        "checksum": zlib.crc32(text.encode()),
     }
     try:
         response = ocp.save_checkpointables_async(target, named, custom_metadata=note)
@@ -167,13 +175,13 @@ class About(NamedTuple):
 
     Attributes:
         path: Where it is.
-        arrays: By tree, dtype and shape of each array by its path; None for a tree that cannot be read.
+        arrays: By tree, shape and dtype of each array by its path; None for a tree that cannot be read.
         fingerprints: By tree, those of the arrays by their path.
         meta: The note that it was written with.
     """
 
     path: Path
-    arrays: dict[str, dict[str, str] | None]
+    arrays: dict[str, dict[str, jax.ShapeDtypeStruct] | None]
     fingerprints: dict[str, Any]
     meta: dict[str, Any]
 
@@ -198,23 +206,86 @@ def about(directory: str | os.PathLike[str], *, kind: str) -> About:
         path = _beside(path, "old")  # a run was killed while it put a new one in its place
     if not is_checkpoint(path):
         raise CheckpointError(f"There are no {kind} at {path} that Orbax can read.")
+    _check_files(path, kind)
     try:
         found = ocp.checkpointables_metadata(path)
     except _unreadable() as error:
         raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: {error}") from error
     note, meta = _notes(path, kind, found.custom_metadata)
-    arrays = {
-        str(name): None if tree is None else {str(n): _signature(a) for n, a in tree.items()}
-        for name, tree in found.metadata.items()
-    }
-    return About(path, arrays, note.get("fingerprints", {}), meta)
+    arrays = {str(name): _believed(tree) for name, tree in found.metadata.items()}
+    return About(path, arrays, note["fingerprints"], meta)
+
+
+def _check_files(path: Path, kind: str) -> None:
+    """Refuses what leads out of the directory, and what is read as a whole and is too large for that.
+
+    Raises:
+        CheckpointCorruptError: There is such a file.
+    """
+    root = os.path.realpath(path)
+    for file in path.rglob("*"):
+        if file.is_symlink() and not Path(os.path.realpath(file)).is_relative_to(root):
+            raise CheckpointCorruptError(
+                f"The {kind} at {path} are not read: {file.relative_to(path)} is a link out of the directory. Copy the "
+                "files that are meant."
+            )
+        if file.parent.name != DATA and file.lstat().st_size > MOST_NOTE_BYTES:
+            raise CheckpointCorruptError(
+                f"The {kind} at {path} are not read: {file.relative_to(path)} has {file.lstat().st_size:,} bytes, and "
+                f"{MOST_NOTE_BYTES:,} at most are expected."
+            )
+
+
+def _believed(tree: Any) -> dict[str, jax.ShapeDtypeStruct] | None:
+    """What Orbax says of the arrays of a tree; None if that cannot be: no array is stored in chunks larger than it."""
+    try:
+        if any(c > n for a in tree.values() for c, n in zip(a.storage_metadata.chunk_shape, a.shape, strict=True)):
+            return None
+        return {str(n): jax.ShapeDtypeStruct(a.shape, a.dtype) for n, a in tree.items()}
+    except (AttributeError, TypeError, ValueError):  # it is no dict of arrays
+        return None
 
 
 def _unreadable() -> tuple[type[Exception], ...]:
     """What Orbax raises for files that are not as they were written."""
     from orbax.checkpoint import v1 as ocp
 
-    return OSError, ValueError, KeyError, ocp.errors.InvalidLayoutError
+    return OSError, ValueError, KeyError, RecursionError, ocp.errors.InvalidLayoutError
+
+
+def read_array(found: About, tree: str, name: str) -> np.ndarray:
+    """One array of a checkpoint, verified, in the host's memory, whatever devices there are.
+
+    Args:
+        found: What the checkpoint says of itself.
+        tree: The array's tree.
+        name: Its path there.
+
+    Raises:
+        CheckpointCorruptError: It is damaged, or larger than the memory of this machine.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    like = (found.arrays[tree] or {})[name]
+    if math.prod(like.shape) * like.dtype.itemsize > _memory_bytes():
+        raise CheckpointCorruptError(f"{tree}.{name} at {found.path} is larger than the memory: {_signature(like)}.")
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    try:
+        with context:
+            # An array on the host is asked for by one, which is of one element here and takes no memory.
+            target = np.broadcast_to(np.empty((), like.dtype), like.shape)
+            array = ocp.load_checkpointables(found.path, {tree: {name: target}})[tree][name]
+    except _unreadable() as error:
+        raise CheckpointCorruptError(f"{tree}.{name} at {found.path} cannot be read: {error}") from error
+    if fingerprint_on_host(array) != found.fingerprints.get(tree, {}).get(name):
+        raise CheckpointCorruptError(f"{tree}.{name} at {found.path} is not what was written.")
+    return array
+
+
+def _memory_bytes() -> float:
+    """The memory of this machine; infinite where it does not say."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else math.inf
 
 
 def read(
@@ -274,8 +345,12 @@ def _notes(path: Path, kind: str, note: Any) -> tuple[dict[str, Any], dict[str, 
             f"The {kind} at {path} cannot be read: their format is {found!r}, and this version of kdist reads {FORMAT}."
         )
     try:
+        if zlib.crc32(note["meta"].encode()) != note["checksum"]:
+            raise ValueError("it is not what was written")
+        if not all(isinstance(known, dict) for known in [note["fingerprints"], *note["fingerprints"].values()]):
+            raise TypeError("its fingerprints are none")
         return note, dict(from_json(note["meta"]))
-    except (KeyError, TypeError, ValueError) as error:
+    except (RecursionError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise CheckpointCorruptError(f"The {kind} at {path} cannot be read: their note is damaged: {error}") from error
 
 
@@ -335,8 +410,8 @@ def _signature(a: Any) -> str:
     return f"{np.dtype(a.dtype).name}{list(a.shape)}"
 
 
-def _compare(path: Path, kind: str, found: dict[str, str], like: dict[str, Any]) -> None:
-    expected = {name: _signature(a) for name, a in like.items()}
+def _compare(path: Path, kind: str, arrays: dict[str, jax.ShapeDtypeStruct], like: dict[str, Any]) -> None:
+    found, expected = ({name: _signature(a) for name, a in each.items()} for each in (arrays, like))
     names = [*expected, *(name for name in found if name not in expected)]
     wrong = [n for n in names if found.get(n) != expected.get(n)]
     if wrong:

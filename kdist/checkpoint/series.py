@@ -13,7 +13,8 @@ from kdist.distribution import agree, is_main_process
 def numbers(directory: str | os.PathLike[str]) -> list[int]:
     """The numbers of the checkpoints that are there, ascending, as this process sees them."""
     path = Path(directory)
-    return sorted(int(p.name) for p in path.iterdir() if p.name.isdecimal()) if path.is_dir() else []
+    names = [p.name for p in path.iterdir()] if path.is_dir() else []
+    return sorted(int(name) for name in names if name.isdecimal() and name == str(int(name)))  # not 007
 
 
 def newest(directory: str | os.PathLike[str], below: int | None = None) -> int | None:

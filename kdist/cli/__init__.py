@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code.
     """
     from kdist import __version__
-    from kdist.cli import train
+    from kdist.cli import inspect, train
 
     parser = argparse.ArgumentParser("kdist", description="Train Flax models on any number of devices.")
     parser.add_argument("--version", action="version", version=f"kdist {__version__}")
@@ -42,12 +42,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     command.add_argument("config", nargs="?", metavar="CONFIG", help="a Python file, or module:function")
     command.add_argument("--resume", action="store_true", help="go on with the run in run_dir, if there is one")
+    inspection = commands.add_parser(
+        "inspect",
+        help="show and verify a checkpoint, or compare two",
+        description="Show what is in a checkpoint and verify every array, or compare two array by array. No "
+        "accelerator is touched. The exit code is 1 if an array is damaged or differs.",
+    )
+    inspection.add_argument("directory", metavar="DIR", help="a checkpoint, weights, a directory of steps, or a run's")
+    inspection.add_argument("other", nargs="?", metavar="OTHER", help="what it is compared with")
+    inspection.add_argument("--step", type=int, metavar="N", help="which step of a directory of steps; else the newest")
 
     options, rest = parser.parse_known_args(argv)
-    if options.config is None:
+    if options.command == "inspect" and rest:
+        inspection.error(f"unrecognized arguments: {' '.join(rest)}")
+    if options.command == "train" and options.config is None:
         command.print_help(sys.stdout if {"-h", "--help"} & set(rest) else sys.stderr)
         return 0 if {"-h", "--help"} & set(rest) else 2
     try:
+        if options.command == "inspect":
+            return 0 if inspect.run(options.directory, options.other, options.step) else 1
         train.run(options.config, rest, resume=options.resume)
     except ConfigError as error:
         return _failed(error, 2)

@@ -33,6 +33,7 @@ from kdist.errors import DataError, said_of
 from kdist.typing import Batch, PyTree
 
 _MANY = 2**31 - 1
+"""Stands, where processes agree, for a number of batches that is not known."""
 
 
 class BatchLoader:
@@ -180,7 +181,7 @@ class BatchLoader:
 
 def _least(length: int | None) -> int | None:
     """The least of all processes' numbers of batches, as far as they are known."""
-    least = agree_on_least(_MANY if length is None else length)
+    least = agree_on_least(_MANY if length is None else min(length, _MANY))
     return None if least == _MANY else least
 
 

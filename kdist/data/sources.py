@@ -288,6 +288,8 @@ class Reading:
             if (number, first) == (self._pass, self._taken) and not first:
                 other._begun, other._iterator, other._seen = self._begun, self._iterator, self._seen
                 self._begun, self._iterator, self._seen = False, None, []
+            elif self.untouched:
+                self._let_go()  # it has only been looked at: nothing need read ahead here meanwhile
         other.go_to(number, first)
         return other
 

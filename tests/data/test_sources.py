@@ -5,11 +5,13 @@ import threading
 import traceback
 from concurrent.futures import ThreadPoolExecutor
 
+import flax.linen as nn
 import grain
 import numpy as np
 import pytest
 from absl import flags
 
+import kdist
 from kdist.data import from_batches
 from kdist.data import workers as reading
 from kdist.data.sources import DEFAULT_AHEAD, NOTHING, Anew, ByNumber, Mapped, Once, Reading
@@ -293,3 +295,13 @@ def test_iterators_go_on_and_makers_start_again():
     assert [next(once.start(0)), next(once.start(1)), next(anew.start(0)), next(anew.start(1))] == [0, 1, 0, 0]
     assert (str(once), str(anew), str(ByNumber(Squares(1)))) == ("the range_iterator", "the range", "the Squares")
     assert (once.restarts, anew.restarts, once.length, anew.length) == (False, True, None, 5)
+
+
+def test_predictions_of_changing_shapes_say_which():
+    """An input that a layer does not fit, and outputs that no array can hold."""
+    x = [np.ones((2, 3), np.float32), np.ones((2, 4), np.float32)]
+    with pytest.raises(DataError, match="Step 1, from .*cannot be applied"):
+        kdist.Model(nn.Dense(2)).predict(iter(x), verbose=0)
+    through = kdist.Model((lambda key, x: {}, lambda params, x: x))
+    with pytest.raises(DataError, match="outputs of batches differ in their shapes"):
+        through.predict(iter(x), verbose=0)
