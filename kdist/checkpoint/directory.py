@@ -7,6 +7,7 @@ is said by `weights.py` and `state.py`.
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import os
 import shutil
@@ -234,6 +235,20 @@ def _check_files(path: Path, kind: str) -> None:
                 f"The {kind} at {path} are not read: {file.relative_to(path)} has {file.lstat().st_size:,} bytes, and "
                 f"{MOST_NOTE_BYTES:,} at most are expected."
             )
+    for file in path.glob("*/_METADATA"):
+        if not _has_store(file):
+            raise CheckpointCorruptError(
+                f"The {kind} at {path} are not read: {file.relative_to(path)} speaks of arrays in files of their own."
+            )
+
+
+def _has_store(note: Path) -> bool:
+    """Whether the arrays of a tree are in one store, where names are only keys: else Orbax takes them for paths."""
+    try:
+        told = json.loads(note.read_bytes())
+    except (OSError, RecursionError, ValueError):
+        return True  # Orbax cannot read it either, and says so of this tree alone
+    return not isinstance(told, dict) or told.get("use_ocdbt") is True
 
 
 def _believed(tree: Any) -> dict[str, jax.ShapeDtypeStruct] | None:
@@ -374,6 +389,14 @@ def by_path(tree: PyTree) -> dict[str, Any]:
     """The leaves by their path, such as ``params.dense.kernel``: the same for dicts of any key type."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def put_back(parent: Path) -> None:
+    """Puts back the checkpoints that a killed run had moved away, where it had not yet put others in their place."""
+    for replaced in parent.glob(_beside(parent / "*", "old").name):
+        path = parent / replaced.name.removeprefix(".").removesuffix(".old")
+        if is_checkpoint(replaced) and not path.exists():
+            replaced.rename(path)
 
 
 def is_checkpoint(path: Path) -> bool:

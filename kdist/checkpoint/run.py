@@ -229,6 +229,7 @@ class RunCheckpoints:
         for path in self.directory.iterdir():
             if directories.UNFINISHED in path.name:
                 shutil.rmtree(path, ignore_errors=True)
+        directories.put_back(self.directory)
 
     def _set_aside(self, number: int) -> None:
         path = self.directory / str(number)
