@@ -511,8 +511,9 @@ class Trainer:
                     warn_if_short(loader, here.step + train.steps, f"Epoch {epoch + 1}")
                 logs = train.logs()
                 if validation is not None and _due(epoch, validation_freq):
-                    pausing = {"pauses": pauses, "reach": reach}
-                    results = self._validate(validation, validation_binding, validation_feeder, callbacks, **pausing)
+                    results = self._validate(
+                        validation, validation_binding, validation_feeder, callbacks, pauses, reach
+                    )
                     logs = {**logs, **{f"val_{name}": value for name, value in alphabetical(results).items()}}
                 callbacks.on_epoch_end(epoch, dict(logs))
                 if callbacks.params.get("verbose"):
@@ -637,16 +638,19 @@ class Trainer:
         binding: Binding,
         feeder: ChunkFeeder,
         callbacks: CallbackList,
-        **pausing: Any,
+        pauses: Pauses,
+        reach: Callable[..., Position],
     ) -> Logs:
         """The results of the validation data; none if they are exhausted."""
         assert self.state is not None
-        chunks = feeder.chunks(0, then=0)
-        head = next(chunks, None)
+        chunks = pauses.waits(feeder.chunks(0, then=0))
+        with self._saved_if_stalled(pauses, reach):
+            head = next(chunks, None)
         if head is None:
             warn_of_the_end(validation, "there is nothing left to validate with")
             return {}
-        test = self._test(self.state, binding, itertools.chain([head], chunks), callbacks, **pausing)
+        chunks = itertools.chain([head], chunks)
+        test = self._test(self.state, binding, chunks, callbacks, pauses=pauses, reach=reach)
         if not self.stop_evaluating:
             warn_if_short(validation, test.steps, "The validation")
         return test.results()

@@ -207,6 +207,7 @@ def test_fit(rng, cases):
     check_fit(loss_outputs(rng, cases, REDUCTIONS[0], ("some zero",)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reduction", REDUCTIONS[1:])
 @pytest.mark.parametrize("cases", groups(LOSSES, [FIRST_LOSSES[0], *MIXING_LOSSES]))
 def test_fit_with_other_reductions(rng, cases, reduction):
