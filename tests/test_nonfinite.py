@@ -103,7 +103,7 @@ def same(got, want, **tolerance):
         np.testing.assert_allclose(a, b, **{"rtol": 0, "atol": 0, **tolerance})
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ["loop", *(pytest.param(c, marks=pytest.mark.slow) for c in CASES if c != "loop")])
 def test_a_skipped_step_leaves_no_trace(case):
     want, losses = without_the_bad(case, 2, goes_on=True)
     first = None
@@ -122,7 +122,9 @@ def test_a_skipped_step_leaves_no_trace(case):
         same(numbers(state), first)
 
 
-@pytest.mark.parametrize("case", ["loop", "eight devices", "chain"])
+@pytest.mark.parametrize(
+    "case", ["eight devices", *(pytest.param(c, marks=pytest.mark.slow) for c in ("loop", "chain"))]
+)
 def test_training_ends_just_before_the_bad_step(case):
     want, losses = without_the_bad(case, 1, goes_on=False)
     first = None

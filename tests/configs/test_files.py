@@ -26,7 +26,17 @@ def test_there_is_a_config_for_each_kind_of_model():
     assert {path.stem for path in FILES} >= wanted
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.stem != "digits"], ids=lambda path: path.stem)
+HAS_TESTS_OF_ITS_OWN = {"char_lm", "digits_augmented"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, id=p.stem, marks=[pytest.mark.slow] if p.stem in HAS_TESTS_OF_ITS_OWN else [])
+        for p in FILES
+        if p.stem != "digits"
+    ],
+)
 def test_it_trains_and_its_weights_load_into_its_model(path, tmp_path):
     small = ["--epochs", "2", "--devices", "1", "--batch-size", "64", *SMALL.get(path.stem, [])]
     logs = train(path, tmp_path / "run", *small)

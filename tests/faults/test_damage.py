@@ -114,7 +114,7 @@ def flip(path, chance):
     return bool(content)
 
 
-@pytest.mark.parametrize("flips", [30, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("flips", [10, pytest.param(200, marks=pytest.mark.slow)])
 def test_flipped_bits(saved, copy, flips):
     chance, files, noticed = random.Random(flips), saved.files(), 0
     for number in range(flips):

@@ -96,7 +96,8 @@ def test_round_trip_into_a_model_that_is_not_built(tmp_path, make, data):
     assert_same(arrays(other), arrays(model))
 
 
-@pytest.mark.parametrize("before", [1, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("before", [1, 8])
 def test_onto_other_devices(tmp_path, make, data, before):
     model = make(before)
     fit(model, data, 1)
@@ -144,7 +145,7 @@ def test_a_later_step_is_not_overwritten(tmp_path, make, data):
     earlier.save(tmp_path)
 
 
-@pytest.mark.parametrize("batch", [0, pytest.param(1, marks=pytest.mark.slow), 2])
+@pytest.mark.parametrize("batch", [*(pytest.param(b, marks=pytest.mark.slow) for b in (0, 1)), 2])
 def test_saved_by_a_callback_within_an_epoch(tmp_path, make, data, batch):
     """It goes on at the very batch, with the metrics of the epoch and the history before it."""
     model, other = make(), make()

@@ -90,7 +90,9 @@ ALL_ROWS = {
 }
 
 
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    "weighted", [pytest.param(False, marks=pytest.mark.slow, id="plain"), pytest.param(True, id="weighted")]
+)
 @pytest.mark.parametrize("name", ALL_ROWS)
 def test_losses_that_compare_rows_or_steps(name, weighted):
     ending, y, loss = ALL_ROWS[name]

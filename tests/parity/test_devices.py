@@ -164,7 +164,9 @@ def check_losses(devices, outputs):
     close(evaluate(devices, outputs, loss=columns(outputs, "ours")[0]), {**expected, "loss": sum(expected.values())})
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(
+    "reduction", [REDUCTIONS[0], *(pytest.param(r, marks=pytest.mark.slow) for r in REDUCTIONS[1:])]
+)
 @pytest.mark.parametrize("cases", groups(LOSSES, FIRST_LOSSES))
 def test_losses(rng, devices, cases, reduction):
     kinds = ("none", "some zero") if cases is FIRST_LOSSES else ("none", "zero", "all", "column", "some zero")

@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCH = Path(__file__).parents[2] / "tools" / "bench_checkpoint.py"
 
 
+@pytest.mark.slow
 def test_quick_run_prints_and_stores_every_row(tmp_path):
     path = tmp_path / "results.json"
     done = subprocess.run(

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCH = Path(__file__).parents[2] / "tools" / "bench_data.py"
 
 
@@ -12,6 +14,7 @@ def run(*arguments):
     return subprocess.run([sys.executable, BENCH, *arguments], capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_quick_run_prints_and_stores_times_memory_and_losses(tmp_path):
     path = tmp_path / "results.json"
     done = run("--quick", "--rows", "rows", "memory-memmap", "same-gen", "--json", path)

@@ -25,7 +25,7 @@ METHODS = [
 DEFAULTS = {("compile", "steps_per_execution"): "auto"}  # as far as nobody can see the difference
 ADDED = {
     # Devices, precision and memory, which Keras sets elsewhere or not at all; what Keras 2 had besides.
-    "compile": ["distribution", "precision", "microbatches", "sample_weight_mode", "target_tensors"],
+    "compile": ["distribution", "precision", "microbatches", "sample_weight_mode", "target_tensors", "nonfinite"],
     "fit": ["cache", "check_finite"],  # where the rows are kept, and whether they are read first
 }
 
@@ -83,7 +83,7 @@ def test_a_sequential_takes_layers_and_a_name():
     """`trainable` is Keras's alone: what is trained is the optimizer's business here."""
     theirs, ours = (parameters(cls, "__init__") for cls in (keras.Sequential, kdist.Sequential))
     assert list(theirs) == ["layers", "trainable", "name"]
-    assert list(ours) == ["layers", "seed", "name"]
+    assert list(ours) == ["layers", "trainable", "seed", "name"]
 
 
 @pytest.mark.parametrize(
