@@ -135,6 +135,7 @@ def test_flipped_bits_of_the_note(saved, copy):
         assert check(directory, saved), place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["deleted", "truncated", "emptied"])
 def test_every_file(saved, copy, damage):
     noticed = set()

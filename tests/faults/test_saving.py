@@ -110,6 +110,7 @@ def test_onto_other_devices(tmp_path, make, data, before):
         assert fit(other, data, 2, initial_epoch=1).epoch == [1]
 
 
+@pytest.mark.slow
 def test_by_step(tmp_path, make, data):
     model, states = make(), {}
     for epoch in range(3):
@@ -158,6 +159,7 @@ def test_saved_by_a_callback_within_an_epoch(tmp_path, make, data, batch):
     assert resumed.history == straight.history
 
 
+@pytest.mark.slow
 def test_another_model_or_optimizer(tmp_path, make, data):
     model = make()
     fit(model, data, 1)

@@ -204,6 +204,7 @@ def check_fit(outputs):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5 * RATE, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cases", groups(LOSSES, FIRST_LOSSES))
 def test_fit(rng, cases):
     check_fit(loss_outputs(rng, cases, REDUCTIONS[0], ("some zero",)))
