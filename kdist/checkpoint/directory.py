@@ -6,7 +6,6 @@ is said by `weights.py` and `state.py`.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -51,33 +50,24 @@ class Writing:
         self.path, self._kind = path, kind
         self._response, self._put_in_place = response, put_in_place
 
-    def wait(self, seconds: float) -> None:
-        """Waits for this process's part, so long at most, whatever comes of it."""
-        with contextlib.suppress(Exception):
+    def failure(self, seconds: float | None = None) -> CheckpointError | None:
+        """Why this process's part has failed; None if it has not, or is not over after so many seconds.
+
+        Args:
+            seconds: How long to wait; until it is over by default.
+        """
+        try:
             self._response.result(timeout=seconds)
-
-    def has_failed(self) -> bool:
-        """Whether this process's part is known to have failed; it does not wait."""
-        try:
-            self._response.result(timeout=0)
-        except TimeoutError:
-            return False
-        except Exception:  # of any kind: `finish` raises it
-            return True
-        return False
-
-    def error(self) -> CheckpointError:
-        """What to raise for a save that has failed on this process."""
-        try:
-            self._response.result()
-        except Exception as cause:
+        except Exception as cause:  # Orbax raises what its writers do: OSError, ValueError, RuntimeError, ...
+            if seconds is not None and isinstance(cause, TimeoutError):
+                return None
             error = CheckpointError(
                 f"Cannot write {self._kind} to {self.path}, on process {jax.process_index()} of host "
                 f"{socket.gethostname()}: {cause}"
             )
             error.__cause__ = cause
             return error
-        raise AssertionError("the save has not failed")
+        return None
 
     def finish(self) -> None:
         """Waits until the checkpoint is complete on the disk.  All processes call it.
@@ -85,18 +75,10 @@ class Writing:
         Raises:
             CheckpointError: It could not be written, here or on another process.
         """
-        failure: Exception | None = None
-        try:
-            self._response.result()
-        except Exception as error:  # Orbax raises what its writers do: OSError, ValueError, RuntimeError, ...
-            failure = error
+        failure = self.failure()
         if agree_on_most(int(failure is not None)):
-            raise (
-                self.error()
-                if failure is not None
-                else CheckpointError(
-                    f"Cannot write {self._kind} to {self.path}: another process failed; its own message says why."
-                )
+            raise failure or CheckpointError(
+                f"Cannot write {self._kind} to {self.path}: another process failed; its own message says why."
             )
         on_main_process(self._put_in_place, f"Cannot write {self._kind} to {self.path}")
 

@@ -120,9 +120,10 @@ class RunCheckpoints:
         Raises:
             CheckpointError: It has.
         """
-        if self._writing is not None and self._writing.has_failed():
-            writing, self._writing = self._writing, None
-            raise writing.error()
+        error = None if self._writing is None else self._writing.failure(0)
+        if error is not None:
+            self._writing = None
+            raise error
 
     def finish(self) -> None:
         """Waits until the last save is complete, and removes those that need not be kept.  All processes call it.
@@ -134,10 +135,8 @@ class RunCheckpoints:
             return
         writing, self._writing = self._writing, None
         writing.finish()
-        if self.keep is not None and is_main_process():
-            kept = [n for n in series.numbers(self.directory) if not (self.every and n % self.every == 0)]
-            for number in kept[: -self.keep]:
-                series.remove(self.directory, number)
+        if self.keep is not None:
+            series.keep_newest(self.directory, self.keep, every=self.every)
 
     def note(self, step: int | None = None) -> dict[str, Any]:
         """The `meta` of a step, without its arrays; that of the newest whose can be read by default.
@@ -221,7 +220,7 @@ class RunCheckpoints:
     def _abandon(self) -> None:
         writing, self._writing = self._writing, None
         if writing is not None:
-            writing.wait(ABANDON_SECONDS)
+            writing.failure(ABANDON_SECONDS)
 
     def _claim(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)

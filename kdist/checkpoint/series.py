@@ -35,16 +35,19 @@ def remove(directory: str | os.PathLike[str], number: int) -> None:
         shutil.rmtree(Path(directory, str(number)), ignore_errors=True)
 
 
-def keep_newest(directory: str | os.PathLike[str], count: int, written: Sequence[int] = ()) -> None:
+def keep_newest(
+    directory: str | os.PathLike[str], count: int, written: Sequence[int] = (), every: int | None = None
+) -> None:
     """Removes all but the newest, on process 0.
 
     Args:
         directory: Where the series is.
         count: How many are kept.
         written: Numbers that are newer than all others, whatever they are, in the order in which they were written.
+        every: Multiples of it stay, and are not counted.
     """
     if is_main_process():
-        found = numbers(directory)
+        found = [n for n in numbers(directory) if not (every and n % every == 0)]
         by_age = [n for n in found if n not in written] + [n for n in written if n in found]
         for number in by_age[:-count]:
             remove(directory, number)
