@@ -3,17 +3,12 @@
 Dropout and batch statistics are those of the same eight shards, so they agree too. A process that hangs is killed.
 """
 
-import json
-import os
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+from pair import printed_by_both
 from worker import RUNS, SOURCES, STREAMS, numbers, source_numbers, stream_numbers
 
 WORKER = Path(__file__).with_name("worker.py")
@@ -21,47 +16,10 @@ SECONDS = 240
 """After so long both processes are killed: jax.distributed makes SIGTERM a notice that nobody may read."""
 
 
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def environment() -> dict[str, str]:
-    own = "--xla_force_host_platform_device_count=4 --xla_cpu_collective_timeout_seconds=60"
-    # The rest as here, so that both sides round alike; of a flag given twice the last counts.
-    return {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": f"{os.environ['XLA_FLAGS']} {own}"}
-
-
-def ends(files) -> str:
-    """The end of what each process wrote to its error stream."""
-    return "\n\n".join(err.read_text()[-4000:] for _, err in files)
-
-
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """What each of two processes printed."""
-    directory = tmp_path_factory.mktemp("processes")
-    coordinator = f"127.0.0.1:{free_port()}"
-    running, files = [], []
-    try:
-        for i in range(2):
-            out, err = (directory / f"{i}.{name}" for name in ("out", "err"))
-            files.append((out, err))
-            with out.open("w") as stdout, err.open("w") as stderr:
-                command = [sys.executable, str(WORKER), coordinator, "2", str(i)]
-                running.append(subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment()))
-        deadline = time.monotonic() + SECONDS
-        for process in running:
-            process.wait(max(0.1, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"no end after {SECONDS} s\n\n{ends(files)}")
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in running] == [0, 0], ends(files)
-    return [json.loads(out.read_text().splitlines()[-1]) for out, _ in files]
+    return printed_by_both(tmp_path_factory.mktemp("processes"), WORKER, SECONDS)
 
 
 def test_they_are_one_run(processes):

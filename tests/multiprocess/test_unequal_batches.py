@@ -1,15 +1,11 @@
 """Two processes with unequal batches of their own: all train alike, nothing is lost, and what does not fit is named."""
 
-import json
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from test_two_processes import ends, environment, free_port
+from pair import printed_by_both
 from unequal import CASES, batches, trained
 
 WORKER = Path(__file__).with_name("unequal.py")
@@ -20,25 +16,7 @@ SECONDS = 120
 @pytest.fixture(scope="module")
 def processes(tmp_path_factory):
     """What each of two processes printed."""
-    directory, coordinator = tmp_path_factory.mktemp("unequal"), f"127.0.0.1:{free_port()}"
-    running, files = [], []
-    deadline = time.monotonic() + SECONDS
-    try:
-        for i in range(2):
-            files.append(tuple(directory / f"{i}.{name}" for name in ("out", "err")))
-            with files[-1][0].open("w") as stdout, files[-1][1].open("w") as stderr:
-                command = [sys.executable, str(WORKER), coordinator, "2", str(i)]
-                running.append(subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environment()))
-        for process in running:
-            process.wait(max(0.1, deadline - time.monotonic()))
-    except subprocess.TimeoutExpired:
-        pytest.fail(f"no end after {SECONDS} s\n\n{ends(files)}")
-    finally:
-        for process in running:
-            process.kill()
-            process.wait()
-    assert [process.returncode for process in running] == [0, 0], ends(files)
-    return [json.loads(out.read_text().splitlines()[-1]) for out, _ in files]
+    return printed_by_both(tmp_path_factory.mktemp("unequal"), WORKER, SECONDS)
 
 
 @pytest.mark.parametrize("name", CASES)
