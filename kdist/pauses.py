@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import sys
 import threading
@@ -61,6 +62,14 @@ class Position:
             raise CheckpointError(f"The checkpoint does not say where the run was: {error!r}.") from error
 
 
+Reach = Callable[[Callable[[], None]], Position]
+"""Given what waits for all executions that are under way: calls it, and says where that leaves the run."""
+
+
+def nothing_under_way() -> None:
+    """Waits for nothing."""
+
+
 class Pauses:
     """The pauses of a `fit`; use as a context manager.
 
@@ -107,6 +116,37 @@ class Pauses:
             if self._stalled:
                 _leave_soon()
             raise Preempted("The run was told to end (SIGTERM), and has saved. Start it again to go on.")
+
+    def drive(self, executions: Iterator[Callable[[], None]], reach: Reach) -> None:
+        """Runs executions, with a pause after each where it is the time, and where the notice ends a wait for data.
+
+        Args:
+            executions: They yield what waits for all that are under way.
+            reach: Where that leaves the run, once it was called.
+
+        Raises:
+            Preempted: As `at` does.
+        """
+        settle = nothing_under_way
+        try:
+            for settle in executions:
+                self.at(functools.partial(reach, settle))
+        except Stalled:
+            self.at(functools.partial(reach, settle))
+            raise
+
+    def head(self, chunks: Iterator[Chunk], reach: Reach) -> Chunk | None:
+        """The first chunk, or None; the wait for it is as in `drive`.
+
+        Args:
+            chunks: As `waits` gives them.
+            reach: As in `drive`.
+        """
+        try:
+            return next(chunks, None)
+        except Stalled:
+            self.at(functools.partial(reach, nothing_under_way))
+            raise
 
     def waits(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
         """The chunks; a wait for one of them is ended by the notice.

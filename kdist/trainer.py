@@ -40,8 +40,7 @@ from kdist.metrics import Metric
 from kdist.modules import Variables, adapt
 from kdist.objective import Objective, Plan
 from kdist.passes import Pass, PredictPass, TestPass, TrainPass, alphabetical
-from kdist.pauses import Pauses, Position
-from kdist.preemption import Stalled
+from kdist.pauses import Pauses, Position, Reach
 from kdist.stalls import Stalls
 from kdist.state import TrainState
 from kdist.step import Step
@@ -54,8 +53,13 @@ RUNS_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_pa
 """How initialisers are compiled on CPU: drawing weights takes a millisecond, optimising that a second."""
 
 
-def _nothing() -> None:
-    """Waits for nothing."""
+Drive = Callable[[Iterator[Callable[[], None]]], None]
+"""Runs executions to their end."""
+
+
+def exhaust(executions: Iterator[Any]) -> None:
+    """Runs executions one after the other."""
+    collections.deque(executions, maxlen=0)
 
 
 class Trainer:
@@ -497,14 +501,14 @@ class Trainer:
                 chunks = pauses.waits(chunks if feeder.resident else stalls.watch(chunks))
                 train = TrainPass(self, binding, state, stalls, here.part)
                 reach = functools.partial(self._reach, here, train)
-                with self._saved_if_stalled(pauses, reach):
-                    head = next(chunks, None)
+                drive = functools.partial(pauses.drive, reach=reach)
+                head = pauses.head(chunks, reach)
                 if head is None and here.part is None:
                     warn_of_the_end(loader, f"there is nothing for epoch {epoch + 1}, and training ends")
                     break
                 callbacks.on_epoch_begin(epoch, {})
                 chunks = chunks if head is None else itertools.chain([head], chunks)
-                self._run(train, chunks, callbacks, seen=here.seen, pauses=pauses, reach=reach)
+                self._run(train, chunks, callbacks, drive, seen=here.seen)
                 end_if_nonfinite(train, f"Epoch {epoch + 1}")
                 stalls.end()
                 if not self.stop_training:
@@ -639,31 +643,35 @@ class Trainer:
         feeder: ChunkFeeder,
         callbacks: CallbackList,
         pauses: Pauses,
-        reach: Callable[..., Position],
+        reach: Reach,
     ) -> Logs:
         """The results of the validation data; none if they are exhausted."""
         assert self.state is not None
         chunks = pauses.waits(feeder.chunks(0, then=0))
-        with self._saved_if_stalled(pauses, reach):
-            head = next(chunks, None)
+        head = pauses.head(chunks, reach)
         if head is None:
             warn_of_the_end(validation, "there is nothing left to validate with")
             return {}
-        chunks = itertools.chain([head], chunks)
-        test = self._test(self.state, binding, chunks, callbacks, pauses=pauses, reach=reach)
+        drive = functools.partial(pauses.drive, reach=reach)
+        test = self._test(self.state, binding, itertools.chain([head], chunks), callbacks, drive)
         if not self.stop_evaluating:
             warn_if_short(validation, test.steps, "The validation")
         return test.results()
 
     def _test(
-        self, state: TrainState, binding: Binding, chunks: Iterator[Chunk], callbacks: CallbackList, **pausing: Any
+        self,
+        state: TrainState,
+        binding: Binding,
+        chunks: Iterator[Chunk],
+        callbacks: CallbackList,
+        drive: Drive = exhaust,
     ) -> TestPass:
         self.stop_evaluating = False
         with self._lent(state):
             callbacks.on_test_begin({})  # it may put other variables in
             assert self.state is not None
             test = TestPass(self, binding, self.state)
-            self._run(test, chunks, callbacks, **(pausing if self.state is state else {}))
+            self._run(test, chunks, callbacks, drive if self.state is state else exhaust)
             callbacks.on_test_end(test.logs())
         return test
 
@@ -678,24 +686,10 @@ class Trainer:
                 self.state = own
 
     def _run(
-        self,
-        pass_: Pass,
-        chunks: Iterator[Chunk],
-        callbacks: CallbackList,
-        *,
-        seen: int = 0,
-        pauses: Pauses | None = None,
-        reach: Callable[[Callable[[], None]], Position] | None = None,
+        self, pass_: Pass, chunks: Iterator[Chunk], callbacks: CallbackList, drive: Drive = exhaust, *, seen: int = 0
     ) -> None:
-        """Runs a pass, with the pauses that callbacks ask for in a `fit`."""
-        settle: Callable[[], None] = _nothing
-        executions = self._watched(sweep(pass_, chunks, callbacks, seen=seen), pass_)
-        if pauses is None or reach is None:
-            collections.deque(executions, maxlen=0)
-        else:
-            with self._saved_if_stalled(pauses, lambda: reach(settle)):
-                for settle in executions:
-                    pauses.at(functools.partial(reach, settle))
+        """Runs a pass; what drives its executions may pause between them."""
+        drive(self._watched(sweep(pass_, chunks, callbacks, seen=seen), pass_))
         self.last_results = pass_.results()
 
     # Small parts --------------------------------------------------------------------------------
@@ -790,7 +784,7 @@ class Trainer:
             check=check,
         )
 
-    def _reach(self, here: Position, train: TrainPass, settle: Callable[[], None] = _nothing) -> Position:
+    def _reach(self, here: Position, train: TrainPass, settle: Callable[[], None]) -> Position:
         """Waits for all that is under way, and notes where that leaves the run.
 
         Args:
@@ -820,15 +814,6 @@ class Trainer:
             self._watchdog.beat(pass_.steps)
             self._alarm.check()
             yield settle
-
-    @contextlib.contextmanager
-    def _saved_if_stalled(self, pauses: Pauses, reach: Callable[[], Position]) -> Iterator[None]:
-        """Saves too where the notice of a preemption finds the run waiting for data."""
-        try:
-            yield
-        except Stalled:
-            pauses.at(reach)
-            raise
 
     def _take_start(self, initial_epoch: int, loader: AnyLoader, callbacks: CallbackList) -> Position:
         """Where to begin: where a callback or a checkpoint said, once, else at `initial_epoch`."""

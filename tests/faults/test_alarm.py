@@ -5,7 +5,6 @@ The limits of JAX itself, 60 s for heartbeats and 300 s for a shutdown, stay as 
 
 import itertools
 import re
-import socket
 import subprocess
 import sys
 import threading
@@ -18,17 +17,13 @@ from kdist.distribution import alarm as alarms
 from kdist.distribution.alarm import Alarm
 from kdist.errors import DistributionError
 
+from .processes import free_port
+
 WORKER = Path(__file__).with_name("several.py")
 SECONDS = 60
 """After so long both processes are killed: start-up included, on a busy machine."""
 BOUND = 10
 """The seconds from the failure to the end of both."""
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
 
 
 def run(directory, what, who, ending=(0, 1)):
