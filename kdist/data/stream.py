@@ -24,7 +24,7 @@ import numpy as np
 from kdist.data.batches import BatchLoader, described, rows_of
 from kdist.data.buffers import empty
 from kdist.data.feed import CHUNK_BYTES, GATHER_SECONDS, Chunk, ChunkFeeder, Feed, place_part, place_whole
-from kdist.distribution import DataParallel, agree_on_least
+from kdist.distribution import DataParallel, agree_on_least, gather
 from kdist.errors import DataError, DistributionError, said_of
 from kdist.typing import Batch
 
@@ -259,7 +259,7 @@ class StreamFeeder(ChunkFeeder):
         told = np.zeros(2 + self._room, np.uint32)
         told[:2] = len(rows), zlib.crc32(kind)
         told[2 : 2 + len(rows)] = rows
-        everywhere = _everywhere(told.tobytes() + kind[:TOLD_BYTES].ljust(TOLD_BYTES))
+        everywhere = gather(told.tobytes() + kind[:TOLD_BYTES].ljust(TOLD_BYTES))
         tables = np.array([np.frombuffer(one[:-TOLD_BYTES], np.uint32) for one in everywhere])
         least = int(tables[:, 0].min())
         if least:
@@ -292,13 +292,6 @@ class StreamFeeder(ChunkFeeder):
         sharding = self.distribution.batch_sharding(axis=1)
         place = place_whole if self._parts == 1 else place_part
         return Feed(jax.tree.map(lambda a: place(a, sharding), chunk), None, not gathered.full)
-
-
-def _everywhere(told: bytes) -> list[bytes]:
-    """What each process tells, all of them as much."""
-    from jax.experimental import multihost_utils
-
-    return [one.tobytes() for one in multihost_utils.process_allgather(np.frombuffer(told, np.uint8))]
 
 
 def _check_alike(values: np.ndarray, said: Sequence[str], step: int) -> None:

@@ -7,6 +7,7 @@ from kdist.distribution.processes import (
     agree_on_least,
     agree_on_most,
     check_agreement,
+    gather,
     initialize,
     is_main_process,
 )
@@ -19,6 +20,7 @@ __all__ = [
     "agree_on_least",
     "agree_on_most",
     "check_agreement",
+    "gather",
     "initialize",
     "is_main_process",
 ]

@@ -126,21 +126,34 @@ def check_agreement(**values: int | str) -> None:
     """
     if jax.process_count() == 1:
         return
-    from jax.experimental import multihost_utils
-
-    texts = np.zeros((len(values), TEXT_BYTES), np.uint8)
-    for text, value in zip(texts, values.values(), strict=True):
-        content = str(value).encode()[:TEXT_BYTES]
-        text[: len(content)] = np.frombuffer(content, np.uint8)
-    everywhere = multihost_utils.process_allgather(texts)
+    texts = [str(value).encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0") for value in values.values()]
+    everywhere = gather(b"".join(texts))
     for n, name in enumerate(values):
-        found = [text.tobytes().rstrip(b"\0").decode(errors="replace") for text in everywhere[:, n]]
+        own = slice(n * TEXT_BYTES, (n + 1) * TEXT_BYTES)
+        found = [told[own].rstrip(b"\0").decode(errors="replace") for told in everywhere]
         other = next((i for i, value in enumerate(found) if value != found[0]), None)
         if other is not None:
             raise DistributionError(
                 f"All processes must train alike, but {name} is {found[0]} on process 0 and {found[other]} on process "
                 f"{other}. Give every process the same data, arguments and callbacks."
             )
+
+
+def gather(told: bytes) -> list[bytes]:
+    """What each process tells, in their order.  All must call it, at the same point, with as many bytes.
+
+    Args:
+        told: What this process tells.
+
+    Example:
+        >>> gather(b"one process hears itself")
+        [b'one process hears itself']
+    """
+    if jax.process_count() == 1:
+        return [told]
+    from jax.experimental import multihost_utils
+
+    return [one.tobytes() for one in multihost_utils.process_allgather(np.frombuffer(told, np.uint8))]
 
 
 def agree(value: int) -> int:

@@ -216,7 +216,7 @@ def beside(monkeypatch, gathered, kind=None):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(stream, "agree_on_least", lambda n: n)
     monkeypatch.setattr(batches, "agree_on_least", lambda n: n)
-    monkeypatch.setattr(stream, "_everywhere", everywhere)
+    monkeypatch.setattr(stream, "gather", everywhere)
 
 
 @pytest.mark.parametrize(
