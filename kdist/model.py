@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +23,7 @@ from kdist.modules import ModuleAdapter, Variables, adapt
 from kdist.optimizers import Optimizer
 from kdist.passes import alphabetical
 from kdist.saving import ModelSaving
-from kdist.state import TrainState
+from kdist.state import TrainState, shardings
 from kdist.summary import summary_table
 from kdist.trainer import Trainer
 from kdist.typing import Batch, Logs, PyTree
@@ -169,15 +170,12 @@ class Model(ModelVariables, ModelSaving, GeneratorMethods):
     @staticmethod
     def _adopt(state: TrainState, trainer: Trainer, *, keep_optimizer: bool = False) -> None:
         """Gives a trainer the variables of another one's state, and the optimizer's, on its own devices."""
-        place = trainer.distribution.replicated
-        params, model_state, key, step = (
-            jax.device_put(tree, place) for tree in (state.params, state.model_state, state.key, state.step)
-        )
-        if keep_optimizer:
-            trainer.state = TrainState(step, params, model_state, jax.device_put(state.opt_state, place), key)
-        else:
-            opt_state = trainer.init_opt_state(params)
-            trainer.state = TrainState(jax.numpy.zeros_like(step), params, model_state, opt_state, key)
+        if not keep_optimizer:
+            state = dataclasses.replace(state, step=jax.numpy.zeros_like(state.step), opt_state=())
+        state = jax.device_put(state, shardings(state, trainer.distribution))
+        if not keep_optimizer:
+            state = dataclasses.replace(state, opt_state=trainer.init_opt_state(state.params))
+        trainer.state = state
 
     def build(self, x: Any) -> None:
         """Initialises the variables, unless they are already.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 
+from kdist.distribution import DataParallel
 from kdist.typing import PyTree
 
 
@@ -34,3 +36,25 @@ class TrainState:
     model_state: PyTree
     opt_state: PyTree
     key: jax.Array
+
+
+def shardings(state: TrainState, distribution: DataParallel) -> Any:
+    """Where each array of a state lies: a TrainState with a `jax.sharding.NamedSharding` in place of each.
+
+    Args:
+        state: Arrays, or their shapes.
+        distribution: The mesh, and how much of a state is split over it.
+
+    Example:
+        >>> import flax.linen as nn, kdist
+        >>> model = kdist.Model(nn.Dense(1))
+        >>> model.build((None, 3))
+        >>> shardings(model.state, DataParallel(devices=jax.devices()[:1])).params["kernel"].spec
+        P()
+    """
+    places: Any = jax.tree.map(lambda a: distribution.replicated, state)
+    return dataclasses.replace(
+        places,
+        params=jax.tree.map(lambda a: distribution.param_sharding(a.shape), state.params),
+        opt_state=jax.tree.map(lambda a: distribution.opt_sharding(a.shape), state.opt_state),
+    )

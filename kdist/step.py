@@ -5,6 +5,10 @@ A train step is two halves.  Inside `jax.shard_map`, each shard works on its row
 all of it over the mesh, and one division.  Outside it, in the same program, the optimizer sees the
 global gradient, so what needs the whole tree (clipping by global norm, Lamb) needs no special case.
 
+Where the state is split over the devices (`DataParallel.zero_stage`), the reduction leaves each of them with its part
+of the gradient, the optimizer works on parts, and parameters are gathered: at stages 1 and 2 once, after the update; at
+stage 3 where a layer reads them (`gathering.py`), or before the loop over microbatches, which holds no collective.
+
 `check_vma` is off: gradients of replicated arguments then arrive local to the shard, not summed, and
 modules with a `lax.scan` of their own, such as Flax's RNN, trace as they do outside.
 
@@ -24,16 +28,26 @@ import numpy as np
 import optax
 from jax.sharding import PartitionSpec
 
-from kdist import optimizers
+from kdist import gathering, optimizers
 from kdist.distribution import BATCH_AXES, DataParallel
+from kdist.gathering import Split, is_split
 from kdist.losses import ALONE, LossSum, Shards
 from kdist.modules import Applied, ModuleAdapter, Variables
 from kdist.objective import Objective
 from kdist.precision import Precision
-from kdist.state import TrainState
+from kdist.state import TrainState, shardings
 from kdist.typing import Batch, PyTree, Sums
 
 WHOLE, ROWS = PartitionSpec(), PartitionSpec(BATCH_AXES)
+
+Axes = list[int | None]
+"""By leaf of the parameters, the dimension that it is split on."""
+
+
+_COLLECTIVES = gathering.Collectives(
+    gather=lambda part, axis: jax.lax.all_gather(part, "data", axis=axis, tiled=True),
+    scatter=lambda gradient, axis: jax.lax.psum_scatter(gradient, "data", scatter_dimension=axis, tiled=True),
+)
 
 
 class _Local(NamedTuple):
@@ -87,37 +101,43 @@ class Step:
             The state after it, and the sums of the losses and metrics of the batch before it.
         """
         assert self.tx is not None
+        # At both ends: from one end alone, XLA would carry something else through the loop, and gather it each step.
+        state = self._in_place(state)
         key = jax.random.fold_in(state.key, state.step)
         scale = optimizers.loss_scale(state.opt_state)
-        specs = (WHOLE, ROWS, WHOLE, WHOLE)
-        grads, model_state, sums = self._on_shards(self._gradients, specs, (WHOLE, WHOLE, WHOLE))(
-            (state.params, state.model_state), batch, key, scale
-        )
+        of_params, of_grads = self._specs(state.params, from_stage=3), self._specs(state.params, from_stage=1)
+        grads, model_state, sums = self._on_shards(
+            functools.partial(self._gradients, self._axes(state.params)),
+            ((of_params, WHOLE), ROWS, WHOLE, WHOLE),
+            (of_grads, WHOLE, WHOLE),
+        )((state.params, state.model_state), batch, key, scale)
         if self.checked and not _is_scale_adaptive(state.opt_state):
             sums = _with_loss_of_nan_if_bad(sums, grads)
-        updates, opt_state = self.tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        return TrainState(state.step + 1, params, model_state, opt_state, state.key), sums
+        params = self._split(state.params)
+        updates, opt_state = self.tx.update(grads, state.opt_state, params)
+        params = self._split(optax.apply_updates(params, updates))
+        return self._in_place(TrainState(state.step + 1, params, model_state, opt_state, state.key)), sums
 
     def test(self, state: TrainState, batch: Batch) -> Sums:
         """The sums of the losses and metrics of a batch, with the module in evaluation mode."""
-        return self._on_shards(self._evaluate, (WHOLE, ROWS, WHOLE), WHOLE)(
-            (state.params, state.model_state), batch, state.key
-        )
+        return self._forward_only(self._evaluate, state, batch, WHOLE)
 
     def predict(self, state: TrainState, batch: Batch) -> PyTree:
         """The model's outputs for a batch, leaves ``[B, ...]``."""
-        return self._on_shards(self._predict, (WHOLE, ROWS, WHOLE), ROWS)(
-            (state.params, state.model_state), batch.x, state.key
-        )
+        return self._forward_only(self._predict, state, batch.x, ROWS)
 
     # On one shard -------------------------------------------------------------------------------
 
     def _gradients(
-        self, variables: tuple[PyTree, PyTree], batch: Batch, key: jax.Array, scale: jax.Array | None
+        self, axes: Axes, variables: tuple[PyTree, PyTree], batch: Batch, key: jax.Array, scale: jax.Array | None
     ) -> tuple[PyTree, PyTree, Sums]:
-        """The global gradient, times the loss scale if there is one."""
-        params, model_state = variables
+        """The global gradient, times the loss scale if there is one; this shard's part of it where that is split."""
+        params, model_state = self._parts(axes, variables)
+        late = self._stage == 3 and self.microbatches == 1
+        if not late:
+            params = jax.tree.map(
+                lambda a: gathering.whole(a, _COLLECTIVES) if is_split(a) else a, params, is_leaf=is_split
+            )
         key = self._shard_key(key)
         shards = 1 if self.distribution is None else self.distribution.num_devices
         # Sums are differentiated, and divided afterwards.  Scaled sums would overflow where their scaled mean does
@@ -127,8 +147,12 @@ class Step:
         run = self._microbatch if self.microbatches == 1 else self._microbatch_loop
         local, model_state = run(params, model_state, batch, key, seeds)
 
-        local, totals = self._sum((local, _floats(model_state)))
-        model_state = _with_floats(model_state, jax.tree.map(lambda a: (a / shards).astype(a.dtype), totals))
+        # What the forward pass gathered late was scattered on the way back.
+        parts = [self._scattered(axes, tree, already=late) for tree in local.grads]
+        rest = [_only(tree, [axis is None for axis in axes]) for tree in local.grads]
+        local, totals = self._sum((local._replace(grads=rest), _floats(model_state)))
+        local = local._replace(grads=[_filled(a, b) for a, b in zip(parts, local.grads, strict=True)])
+        model_state = _filled(jax.tree.map(lambda a: (a / shards).astype(a.dtype), totals), model_state)
         grads = [
             _divide(tree, local.losses[group[0]].denominator, rows)
             for group, tree in zip(self._objective.groups(local.losses), local.grads, strict=True)
@@ -176,20 +200,25 @@ class Step:
         for i, group in enumerate(objective.groups(sums)):  # nearly always one: losses that are averaged alike share it
             seed = seeds.sum if sums[group[0]].denominator is None else seeds.mean
             (grad,) = pullback([jnp.full_like(g, seed if i == j else 0) for j, g in enumerate(grouped)])
-            grads.append(grad)
+            grads.append(jax.tree.map(lambda a: a.part if is_split(a) else a, grad, is_leaf=is_split))
         return self._local(batch, y_pred, sums, grads), after
 
-    def _evaluate(self, variables: tuple[PyTree, PyTree], batch: Batch, key: jax.Array) -> Sums:
-        y_pred, _, penalties = self._forward(*variables, batch.x, train=False, key=key)
+    def _evaluate(self, axes: Axes, variables: tuple[PyTree, PyTree], batch: Batch, key: jax.Array) -> Sums:
+        y_pred, _, penalties = self._forward(*self._parts(axes, variables), batch.x, train=False, key=key)
         sums = self._loss_sums(batch, y_pred, penalties)
         return self._step_sums(self._sum(self._local(batch, y_pred, sums, [])))
 
-    def _predict(self, variables: tuple[PyTree, PyTree], x: PyTree, key: jax.Array) -> PyTree:
-        return self._forward(*variables, x, train=False, key=key)[0]
+    def _predict(self, axes: Axes, variables: tuple[PyTree, PyTree], x: PyTree, key: jax.Array) -> PyTree:
+        return self._forward(*self._parts(axes, variables), x, train=False, key=key)[0]
 
     def _forward(self, params: PyTree, model_state: PyTree, x: PyTree, *, train: bool, key: jax.Array) -> Applied:
-        variables = Variables(self.precision.cast(params), model_state)
-        applied = self.adapter.apply(variables, self.precision.cast(x), train=train, key=key)
+        def apply(params: PyTree, model_state: PyTree, x: PyTree, key: jax.Array) -> Applied:
+            variables = Variables(self.precision.cast(params), model_state)
+            return self.adapter.apply(variables, self.precision.cast(x), train=train, key=key)
+
+        if any(map(is_split, jax.tree.leaves(params, is_leaf=is_split))):
+            apply = functools.partial(gathering.call, apply, collectives=_COLLECTIVES)
+        applied = apply(params, model_state, x, key)
         # A collection keeps its dtypes, whatever the forward pass computed in.
         after = jax.tree.map(lambda new, old: new.astype(old.dtype), applied.model_state, model_state)
         return applied._replace(model_state=after)
@@ -204,6 +233,11 @@ class Step:
         return _Local(grads, sums, rows, metric_sums)
 
     # Over all shards ----------------------------------------------------------------------------
+
+    def _forward_only(self, fn: Callable[..., Any], state: TrainState, rows: PyTree, out_specs: Any) -> Any:
+        in_specs = ((self._specs(state.params, from_stage=3), WHOLE), ROWS, WHOLE)
+        fn = functools.partial(fn, self._axes(state.params))
+        return self._on_shards(fn, in_specs, out_specs)((state.params, state.model_state), rows, state.key)
 
     def _on_shards(self, fn: Callable[..., Any], in_specs: Any, out_specs: Any) -> Callable[..., Any]:
         if self.distribution is None:
@@ -225,6 +259,60 @@ class Step:
         return jax.tree.unflatten(
             structure, [a * shards if k else next(summed) for a, k in zip(leaves, known, strict=True)]
         )
+
+    @property
+    def _stage(self) -> int:
+        """How much of the state is split: 0 where there is one device to split it over."""
+        return self.distribution.zero_stage if self.distribution and self.distribution.shards > 1 else 0
+
+    def _axes(self, params: PyTree) -> Axes:
+        if not (self._stage and self.distribution):
+            return [None for _ in jax.tree.leaves(params)]
+        return [self.distribution.shard_axis(a.shape) for a in jax.tree.leaves(params)]
+
+    def _specs(self, params: PyTree, *, from_stage: int) -> PyTree:
+        """How shard_map takes or gives the parameters or their gradients, which are split from some stage on."""
+        distribution = self.distribution
+        if self._stage < from_stage or distribution is None:
+            return WHOLE
+        return jax.tree.map(lambda a: distribution.shard_spec(a.shape), params)
+
+    def _in_place(self, state: TrainState) -> TrainState:
+        """The state, each array where it is kept."""
+        if not (self._stage and self.distribution):
+            return state
+        return jax.lax.with_sharding_constraint(state, shardings(state, self.distribution))
+
+    def _split(self, params: PyTree) -> PyTree:
+        """The parameters as the optimizer works on them: each shard on its parts."""
+        distribution = self.distribution
+        if not self._stage or distribution is None:
+            return params
+        places = jax.tree.map(lambda a: distribution.opt_sharding(a.shape), params)
+        return jax.lax.with_sharding_constraint(params, places)
+
+    def _parts(self, axes: Axes, variables: tuple[PyTree, PyTree]) -> tuple[PyTree, PyTree]:
+        """The variables that a shard is given, with a `Split` for each parameter that it has a part of."""
+        if self._stage < 3 or not self.distribution:
+            return variables
+        leaves, structure = jax.tree.flatten(variables[0])
+        shards = self.distribution.shards
+        parts = [
+            a if axis is None else Split(a, axis, a.shape[axis] * shards, a.dtype)
+            for a, axis in zip(leaves, axes, strict=True)
+        ]
+        return jax.tree.unflatten(structure, parts), variables[1]
+
+    def _scattered(self, axes: Axes, grads: PyTree, *, already: bool) -> PyTree:
+        """The sum over shards of those gradients that are split, of which each shard gets its part; None for others."""
+        leaves, structure = jax.tree.flatten(grads)
+        parts = [
+            a if already or axis is None else _COLLECTIVES.scatter(a, axis)
+            for a, axis in zip(leaves, axes, strict=True)
+        ]
+        parts = _only(jax.tree.unflatten(structure, parts), [axis is not None for axis in axes])
+        over_replicas = self.distribution is not None and self.distribution.mesh.shape["replica"] > 1
+        return jax.lax.psum(parts, "replica") if over_replicas and jax.tree.leaves(parts) else parts
 
     @property
     def _all_shards(self) -> Shards:
@@ -280,10 +368,16 @@ def _with_loss_of_nan_if_bad(sums: Sums, grads: PyTree) -> Sums:
 
 
 def _floats(tree: PyTree) -> PyTree:
-    """The floating-point leaves, which a mean over shards makes sense of."""
+    """The floating-point leaves, which a mean over shards makes sense of; counters are the same on every shard."""
     return jax.tree.map(lambda a: a if jnp.issubdtype(a.dtype, jnp.floating) else None, tree)
 
 
-def _with_floats(tree: PyTree, floats: PyTree) -> PyTree:
-    """`tree` with its floating-point leaves replaced; counters are the same on every shard."""
-    return jax.tree.map(lambda a, f: a if f is None else f, tree, floats, is_leaf=lambda a: a is None)
+def _only(tree: PyTree, kept: list[bool]) -> PyTree:
+    """`tree` with None in place of the leaves that are not kept."""
+    leaves, structure = jax.tree.flatten(tree)
+    return jax.tree.unflatten(structure, [a if keep else None for a, keep in zip(leaves, kept, strict=True)])
+
+
+def _filled(tree: PyTree, other: PyTree) -> PyTree:
+    """`tree` with the leaves of `other` where it has None."""
+    return jax.tree.map(lambda a, b: b if a is None else a, tree, other, is_leaf=lambda a: a is None)

@@ -42,7 +42,7 @@ from kdist.objective import Objective, Plan
 from kdist.passes import Pass, PredictPass, TestPass, TrainPass, alphabetical
 from kdist.pauses import Pauses, Position, Reach
 from kdist.stalls import Stalls
-from kdist.state import TrainState
+from kdist.state import TrainState, shardings
 from kdist.step import Step
 from kdist.typing import Batch, Logs, PyTree, Sums
 from kdist.watchdog import Watchdog
@@ -134,7 +134,9 @@ class Trainer:
         self.plan = Plan.of(loss, loss_weights, metrics, weighted_metrics, sample_weight_mode)
         if distribution is not None and not isinstance(distribution, DataParallel):
             raise ConfigError(f"distribution must be a kdist.DataParallel or None. Received: {distribution!r}.")
-        self.distribution = distribution or DataParallel()
+        distribution = distribution or DataParallel()
+        # Operation by operation, what is split would be gathered over and over.
+        self.distribution = dataclasses.replace(distribution, zero_stage=0) if run_eagerly else distribution
         if steps_per_execution != "auto":
             _check_positive("steps_per_execution", steps_per_execution, "or 'auto'")
         self.steps_per_execution = steps_per_execution
@@ -211,18 +213,40 @@ class Trainer:
             >>> int(state.step), state.params["kernel"].shape
             (0, (3, 1))
         """
-        tx = None if self.optimizer is None else self.optimizer.tx
-
-        def init(x: PyTree) -> TrainState:
-            init_key, key = jax.random.split(jax.random.key(self.seed))
-            variables = self.adapter.init(init_key, x)
-            opt_state = () if tx is None else tx.init(variables.params)
-            return jax.tree.map(_own, TrainState(jnp.int32(0), *variables, opt_state, key))
-
         x = as_batch(batch).x
         with misfit_as_data_error(x):
             options = RUNS_ONCE if self.distribution.platform == "cpu" else None
-            return jax.jit(init, out_shardings=self.distribution.replicated, compiler_options=options)(x)
+            places = shardings(jax.eval_shape(self._fresh_state, x), self.distribution)
+            return jax.jit(self._fresh_state, out_shardings=places, compiler_options=options)(x)
+
+    def shapes(self, batch: Any) -> TrainState:
+        """What `init` would give: a `jax.ShapeDtypeStruct` with a sharding in place of each array.
+
+        Nothing is computed, and the devices need not be there, so that programs can be compiled for others.
+
+        Args:
+            batch: As in `init`, or the shapes of arrays.
+
+        Raises:
+            DataError: The module cannot take these inputs.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse")
+            >>> trainer.shapes(jax.ShapeDtypeStruct((4, 3), np.float32)).params["kernel"].shape
+            (3, 1)
+        """
+        x = as_batch(batch).x
+        with misfit_as_data_error(x):
+            state = jax.eval_shape(self._fresh_state, x)
+        places = shardings(state, self.distribution)
+        return jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), state, places)
+
+    def _fresh_state(self, x: PyTree) -> TrainState:
+        init_key, key = jax.random.split(jax.random.key(self.seed))
+        variables = self.adapter.init(init_key, x)
+        opt_state = () if self.optimizer is None else self.optimizer.tx.init(variables.params)
+        return jax.tree.map(_own, TrainState(jnp.int32(0), *variables, opt_state, key))
 
     def init_opt_state(self, params: PyTree) -> PyTree:
         """The optimizer's state at its start, for these parameters.
@@ -241,8 +265,12 @@ class Trainer:
         if self.optimizer is None:
             return ()
         tx = self.optimizer.tx
-        init = jax.jit(lambda p: jax.tree.map(_own, tx.init(p)), out_shardings=self.distribution.replicated)
-        return init(params)
+
+        def init(params: PyTree) -> PyTree:
+            return jax.tree.map(_own, tx.init(params))
+
+        places = jax.tree.map(lambda a: self.distribution.opt_sharding(a.shape), jax.eval_shape(init, params))
+        return jax.jit(init, out_shardings=places)(params)
 
     def bind(self, state: TrainState, batch: Any) -> Binding:
         """Losses, metrics and programs for batches like this one, made once for each shape.

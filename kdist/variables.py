@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from kdist.distribution import whole
 from kdist.errors import CheckpointMismatchError
 from kdist.modules import ModuleAdapter, Variables
 from kdist.state import TrainState
@@ -49,6 +50,8 @@ class ModelVariables:
     def get_weights(self) -> list[np.ndarray]:
         """Copies of the parameters, then of the other collections, in tree order: NumPy arrays.
 
+        All processes call it where parameters are split over them.
+
         Example:
             >>> import flax.linen as nn, kdist
             >>> model = kdist.Model(nn.Dense(3))
@@ -56,8 +59,7 @@ class ModelVariables:
             >>> [w.shape for w in model.get_weights()]
             [(3,), (2, 3)]
         """
-        params, model_state = self.state.params, self.state.model_state
-        return [np.array(a) for a in jax.tree.leaves((params, model_state))]
+        return [np.array(whole(a)) for a in jax.tree.leaves((self.state.params, self.state.model_state))]
 
     def set_weights(self, weights: Sequence[Any]) -> None:
         """Replaces them by such a list.

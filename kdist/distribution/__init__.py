@@ -1,7 +1,7 @@
 """Processes and meshes: who takes part in a run, and which device holds which part of an array."""
 
 from kdist.distribution.alarm import Alarm
-from kdist.distribution.mesh import BATCH_AXES, DataParallel
+from kdist.distribution.mesh import BATCH_AXES, DataParallel, whole
 from kdist.distribution.processes import (
     agree,
     agree_on_least,
@@ -23,4 +23,5 @@ __all__ = [
     "gather",
     "initialize",
     "is_main_process",
+    "whole",
 ]

@@ -23,10 +23,16 @@ BATCH_AXES = ("replica", "data")
 
 @dataclasses.dataclass(frozen=True)
 class DataParallel:
-    """Every device works on its rows of each batch; the state is the same on all of them.
+    """Every device works on its rows of each batch; the state is the same on all of them, or split over them.
+
+    Splitting saves memory and changes no number (ZeRO: Rajbhandari et al., arXiv 1910.02054).  An array is split over
+    the "data" axis on its largest dimension that divides; one that has none stays whole.
 
     Attributes:
-        zero_stage: How much of the state is sharded: only 0, the default, which is nothing, so far.
+        zero_stage: How much of the state is split.  0, the default: nothing.  1: the optimizer's state; gradients are
+            reduced and scattered in one go, and updated parameters gathered.  2: the same, since gradients never
+            outlive a step here.  3: the parameters too, which are gathered where a layer needs them, forward and
+            backward.
         devices: The devices to use; all devices of all processes by default.
         replicas: Length of the mesh's "replica" axis; "auto", the default, is the number of TPU slices.
 
@@ -49,10 +55,8 @@ class DataParallel:
         Raises:
             ConfigError: One of them is out of its range.
         """
-        if self.zero_stage != 0:
-            raise ConfigError(
-                f"This version replicates the state: zero_stage must be 0. Received: {self.zero_stage!r}."
-            )
+        if isinstance(self.zero_stage, bool) or self.zero_stage not in (0, 1, 2, 3):
+            raise ConfigError(f"zero_stage must be 0, 1, 2 or 3. Received: {self.zero_stage!r}.")
         whole = isinstance(self.replicas, int) and not isinstance(self.replicas, bool) and self.replicas > 0
         if not (self.replicas == "auto" or whole):
             raise ConfigError(f"replicas must be 'auto' or a positive integer. Received: {self.replicas!r}.")
@@ -89,6 +93,61 @@ class DataParallel:
         return self.mesh.size
 
     @property
+    def shards(self) -> int:
+        """How many parts a split array has: the length of the "data" axis; 1 where nothing is split."""
+        return self.mesh.shape["data"] if self.zero_stage else 1
+
+    def shard_axis(self, shape: Sequence[int]) -> int | None:
+        """The dimension that an array is split on: the largest that divides by `shards`; None if it stays whole.
+
+        Args:
+            shape: Of the array.
+
+        Example:
+            >>> DataParallel(zero_stage=1, devices=jax.devices()[:1]).shard_axis((3, 5)) is None  # one device has all
+            True
+        """
+        sizes = [n if n % self.shards == 0 else 0 for n in shape] if self.shards > 1 else []
+        return sizes.index(max(sizes)) if any(sizes) else None
+
+    def shard_spec(self, shape: Sequence[int]) -> PartitionSpec:
+        """How an array is split; see `shard_axis`.
+
+        Args:
+            shape: Of the array.
+
+        Example:
+            >>> DataParallel(zero_stage=1, devices=jax.devices()[:1]).shard_spec((3, 5))
+            P()
+        """
+        axis = self.shard_axis(shape)
+        return PartitionSpec() if axis is None else PartitionSpec(*(None,) * axis, "data")
+
+    def param_sharding(self, shape: Sequence[int]) -> NamedSharding:
+        """The sharding of a parameter: split at stage 3.
+
+        Args:
+            shape: Of the parameter.
+
+        Example:
+            >>> DataParallel(devices=jax.devices()[:1]).param_sharding((3, 5)).is_fully_replicated
+            True
+        """
+        return NamedSharding(self.mesh, self.shard_spec(shape) if self.zero_stage == 3 else PartitionSpec())
+
+    def opt_sharding(self, shape: Sequence[int]) -> NamedSharding:
+        """The sharding of an array in the optimizer's state: split from stage 1 on.
+
+        Args:
+            shape: Of the array.
+
+        Example:
+            >>> DataParallel(devices=jax.devices()[:1]).opt_sharding((3, 5)).is_fully_replicated
+            True
+        """
+        return NamedSharding(self.mesh, self.shard_spec(shape))
+
+    @property
     def platform(self) -> str:
         """The backend of the devices: "cpu", "gpu" or "tpu"."""
         return self.mesh.devices.flat[0].platform
@@ -111,3 +170,19 @@ class DataParallel:
             ('replica', 'data')
         """
         return NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
+
+
+def whole(array: jax.Array) -> jax.Array:
+    """An array of which this process can read every element.  All processes call it.
+
+    Args:
+        array: On any devices, split over those of other processes too.
+
+    Example:
+        >>> whole(jax.numpy.arange(3)).tolist()
+        [0, 1, 2]
+    """
+    if array.is_fully_addressable or array.is_fully_replicated:
+        return array
+    assert isinstance(array.sharding, NamedSharding)
+    return jax.jit(lambda a: a, out_shardings=NamedSharding(array.sharding.mesh, PartitionSpec()))(array)

@@ -24,11 +24,18 @@ RUNS = {
         "mlp",
         "nnx",
         {"batch_norm": True},
-        {"steps_per_execution": 3, "microbatches": 2},
+        {"steps_per_execution": 3, "microbatches": 2, "distribution": kdist.DataParallel(3)},
         43,
         {"batch_size": 5, "cache": False},
     ),
-    "windows": ("mlp", "linen", {}, {"steps_per_execution": 2}, 43, {"batch_size": 6, "steps": 3, "cache": False}),
+    "windows": (
+        "mlp",
+        "linen",
+        {},
+        {"steps_per_execution": 2, "distribution": kdist.DataParallel(3, replicas=2)},
+        43,
+        {"batch_size": 6, "steps": 3, "cache": False},
+    ),
     "chain": ("cnn", "linen", {}, {"steps_per_execution": 11}, 43, {"batch_size": 2, "cache": True}),
 }
 
