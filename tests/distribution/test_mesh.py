@@ -45,7 +45,7 @@ def test_it_is_a_value():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"zero_stage": 1}, "zero_stage must be 0. Received: 1"),
+        *[({"zero_stage": stage}, "zero_stage must be 0, 1, 2 or 3") for stage in (-1, 4, True, "1", 1.5, None)],
         ({"replicas": 0}, "replicas must be 'auto' or a positive integer. Received: 0"),
         ({"replicas": 1.0}, "replicas must be"),
         ({"replicas": True}, "replicas must be"),
