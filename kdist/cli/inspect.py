@@ -5,6 +5,7 @@ Arrays are read one by one into the host's memory, and no accelerator is touched
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import reprlib
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ import numpy as np
 
 from kdist.checkpoint import directory as directories
 from kdist.checkpoint import series
+from kdist.cli import refuse
 from kdist.errors import CheckpointCorruptError, CheckpointError
 
 KIND = "checkpoints"
@@ -24,6 +26,25 @@ LEAST_WIDTH = 120
 """Of a table, where the terminal is not wider: paths are long."""
 BLOCK = 1 << 22
 """So many elements are compared at once: they are widened for that."""
+
+
+def declare(commands: Any) -> None:
+    """Adds the parser; see `kdist.cli`."""
+    command = commands.add_parser(
+        "inspect",
+        help="show and verify a checkpoint, or compare two",
+        description="Show what is in a checkpoint and verify every array, or compare two array by array. No "
+        "accelerator is touched. The exit code is 1 if an array is damaged or differs.",
+    )
+    command.add_argument("directory", metavar="DIR", help="a checkpoint, weights, a directory of steps, or a run's")
+    command.add_argument("other", nargs="?", metavar="OTHER", help="what it is compared with")
+    command.add_argument("--step", type=int, metavar="N", help="which step of a directory of steps; else the newest")
+
+
+def main(options: argparse.Namespace, rest: list[str]) -> int:
+    """Inspects; 1 if an array is damaged or differs."""
+    refuse(rest)
+    return 0 if run(options.directory, options.other, options.step) else 1
 
 
 def run(directory: str, other: str | None = None, step: int | None = None) -> bool:

@@ -6,8 +6,10 @@ The directory holds ``config.json``, ``history.jsonl`` (a line an epoch, as it h
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,6 +31,31 @@ SECONDS_BETWEEN_SAVES = 30.0
 DESCRIPTION = "config.json"
 MAY_CHANGE = "name epochs verbose run_dir devices steps_per_execution microbatches cache check_finite".split()
 """Fields that a run may go on with other values of: they decide nothing that it computes."""
+
+
+def declare(commands: Any) -> None:
+    """Adds the parser; see `kdist.cli`."""
+    command = commands.add_parser(
+        "train",
+        help="train the model of a config",
+        description="Train the model of a config file, any field of which can be set: "
+        "kdist train configs/digits.py --epochs 3. See them: kdist train configs/digits.py --help",
+        add_help=False,
+        allow_abbrev=False,
+    )
+    command.add_argument("config", nargs="?", metavar="CONFIG", help="a Python file, or module:function")
+    command.add_argument("--resume", action="store_true", help="go on with the run in run_dir, if there is one")
+    command.set_defaults(parser=command)
+
+
+def main(options: argparse.Namespace, rest: list[str]) -> int:
+    """Trains; help without a config is that of the command, and with one that of its fields."""
+    if options.config is None:
+        asked = bool({"-h", "--help"} & set(rest))
+        options.parser.print_help(sys.stdout if asked else sys.stderr)
+        return 0 if asked else 2
+    run(options.config, rest, resume=options.resume)
+    return 0
 
 
 def run(source: str, arguments: Sequence[str], *, resume: bool = False) -> None:
