@@ -32,7 +32,7 @@ from measure import Row, Side, noise, timed
 
 import kdist
 from kdist.checkpoint import RunCheckpoints, load_state, save_state
-from kdist.checkpoint.directory import by_path
+from kdist.checkpoint.directory import stored
 from kdist.checkpoint.fingerprints import fingerprints
 from kdist.checkpoint.state import trees_of
 from kdist.watchdog import VARIABLE
@@ -111,9 +111,7 @@ def saves(sizes: Sizes) -> Iterator[Callable[[], RunCheckpoints]]:
 
 def blocked_in_a_save(sizes: Sizes) -> tuple[Side, Side]:
     begins, state = saves(sizes), trained(sizes)
-    leaves = [
-        jax.random.key_data(a) if jnp.issubdtype(a.dtype, jax.dtypes.prng_key) else a for a in jax.tree.leaves(state)
-    ]
+    leaves = stored(state).values()
 
     def copy() -> None:
         for leaf in leaves:
@@ -129,7 +127,8 @@ def blocked_in_a_save(sizes: Sizes) -> tuple[Side, Side]:
 
 
 def fingerprints_in_a_save(sizes: Sizes) -> tuple[Side, Side]:
-    begins, trees = saves(sizes), [by_path(tree) for tree in trees_of(trained(sizes)).values()]
+    trees = {name: stored(tree) for name, tree in trees_of(trained(sizes)).items()}
+    begins, arrays = saves(sizes), {(tree, name): a for tree in trees for name, a in trees[tree].items()}
 
     def save() -> float:
         begin = next(begins)
@@ -137,7 +136,7 @@ def fingerprints_in_a_save(sizes: Sizes) -> tuple[Side, Side]:
         begin().finish()
         return time.perf_counter() - began
 
-    return timed(lambda: [fingerprints(tree) for tree in trees]), save
+    return timed(lambda: fingerprints(arrays)), save
 
 
 def restoring(sizes: Sizes) -> tuple[Side, Side]:
@@ -146,7 +145,7 @@ def restoring(sizes: Sizes) -> tuple[Side, Side]:
     state, path = trained(sizes), directory() / "state"
     save_state(path, state, {})
     like = {
-        name: {n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for n, a in by_path(tree).items()}
+        name: {n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for n, a in stored(tree).items()}
         for name, tree in trees_of(state).items()
     }
     return (

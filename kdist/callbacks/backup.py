@@ -124,7 +124,7 @@ class BackupAndRestore(Callback):
         return bool(agree(int(time.monotonic() - self._saved_at >= self.min_seconds)))
 
     def is_save_due(self) -> bool:
-        """Whether it is the time to save; and whether the last save has failed is found out here."""
+        """Whether it is the time to save; that the last save has failed is found out here, by all processes."""
         assert self._checkpoints is not None
         self._checkpoints.check()
         return self._due

@@ -10,6 +10,7 @@ from kdist import checkpoint
 from kdist.callbacks.batches import BatchCounter, check_frequency
 from kdist.callbacks.messages import say
 from kdist.callbacks.monitors import MonitorCallback
+from kdist.checkpoint.state import trees_of
 from kdist.errors import ConfigError
 from kdist.typing import Logs
 
@@ -169,10 +170,10 @@ class ModelCheckpoint(MonitorCallback):
 
 
 class OrbaxCheckpoint(ModelCheckpoint):
-    """A ModelCheckpoint into ``directory/<number>``, of which only the newest are kept.
+    """A ModelCheckpoint into ``directory/<number>``, in the background, of which only some are kept.
 
     The number is the epoch, from 0, or with an integer `save_freq` the batches so far.  Newest is what was written
-    last, so that the checkpoints of an earlier run, whatever their numbers, go first.
+    last, so that the checkpoints of an earlier run, whatever their numbers, go first.  A save that fails ends the fit.
 
     Args:
         directory: Where to.
@@ -182,15 +183,18 @@ class OrbaxCheckpoint(ModelCheckpoint):
         mode: Alike; "auto" by default.
         save_freq: Alike; "epoch" by default.
         initial_value_threshold: Alike; none by default.
-        max_to_keep: How many are kept; None for all; 1 by default.
-        save_on_background: Accepted for Keras's sake: training waits until a checkpoint is written; True by default.
+        max_to_keep: How many of the newest are kept; None for all; 1 by default.
+        save_on_background: Whether training goes on while a checkpoint is written; True by default.
         save_weights_only: Alike; False by default.
+        keep_every: The numbers whose multiples are kept too; none by default.
+        keep_best: Whether the best by `monitor` is kept too; False by default.
 
     Raises:
         ConfigError: An argument is wrong.
+        CheckpointError: In `fit`, on all processes: a checkpoint could not be written.
 
     Example:
-        >>> save = OrbaxCheckpoint("runs/digits", max_to_keep=3)
+        >>> save = OrbaxCheckpoint("runs/digits", max_to_keep=3, keep_best=True)
         >>> save.path(epoch=7, batch=None, logs={})
         'runs/digits/7'
     """
@@ -207,28 +211,61 @@ class OrbaxCheckpoint(ModelCheckpoint):
         max_to_keep: int | None = 1,
         save_on_background: bool = True,
         save_weights_only: bool = False,
+        *,
+        keep_every: int | None = None,
+        keep_best: bool = False,
     ) -> None:
         super().__init__(
             directory, monitor, verbose, save_best_only, save_weights_only, mode, save_freq, initial_value_threshold
         )
-        if max_to_keep is not None and max_to_keep < 1:
-            raise ConfigError(f"max_to_keep must be a positive number or None. Received: {max_to_keep!r}.")
+        for name, count in (("max_to_keep", max_to_keep), ("keep_every", keep_every)):
+            if count is not None and count < 1:
+                raise ConfigError(f"{name} must be a positive number or None. Received: {count!r}.")
         self.directory = self.filepath
         self.max_to_keep = max_to_keep
         self.save_on_background = save_on_background
-        self._written: list[int] = []
+        self.keep_every = keep_every
+        self.keep_best = keep_best
+        self._series: checkpoint.Series | None = None
+        self._value: float | None = None
 
     def path(self, epoch: int, batch: int | None, logs: Logs) -> str:
         """See `ModelCheckpoint.path`."""
         return os.path.join(self.directory, str(epoch if batch is None else self._counter.total))
 
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """See `ModelCheckpoint.on_train_begin`."""
+        super().on_train_begin(logs)
+        self._series = checkpoint.Series(
+            self.directory,
+            keep=self.max_to_keep,
+            every=self.keep_every,
+            best=self.direction if self.keep_best else None,
+            kind="weights" if self.save_weights_only else "training states",
+        )
+
+    def is_save_due(self) -> bool:
+        """Never; but that the last save has failed is found out here, by all processes."""
+        if self._series is not None:
+            self._series.check()
+        return False
+
+    def close(self) -> None:
+        """Waits for the last save."""
+        series, self._series = self._series, None
+        if series is not None:
+            series.close()
+
     def _consider(self, path: str, logs: Logs, position: tuple[int, int]) -> None:
-        if not self.save_best_only or self.current(logs) is not None:
+        self._value = self.current(logs) if self.save_best_only or self.keep_best else None
+        if not self.save_best_only or self._value is not None:
             super()._consider(path, logs, position)
 
     def _save(self, path: str, position: tuple[int, int]) -> None:
-        super()._save(path, position)
-        number = int(os.path.basename(path))
-        self._written = [*(n for n in self._written if n != number), number]
-        if self.max_to_keep is not None:
-            checkpoint.series.keep_newest(self.directory, self.max_to_keep, self._written)
+        assert self._series is not None
+        trees, meta = trees_of(self.model.state), dict(zip(("epoch", "step"), position, strict=True))
+        if self.save_weights_only:
+            trees, meta = {"weights": trees["weights"]}, {}
+        self._series.save(int(os.path.basename(path)), trees, meta, value=self._value)
+        if not self.save_on_background:
+            self._series.finish()

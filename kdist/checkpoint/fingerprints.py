@@ -6,11 +6,14 @@ same however an array is split over devices.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Generic, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+Name = TypeVar("Name")
 
 GOLDEN = np.uint32(0x9E3779B9)
 BLOCK = 1 << 20
@@ -22,11 +25,40 @@ def _hashes(leaves: list[jax.Array]) -> jax.Array:
     return jnp.stack([_hash(leaf) for leaf in leaves])
 
 
-def fingerprints(arrays: dict[str, Any]) -> dict[str, int]:
+class Fingerprints(Generic[Name]):
+    """The fingerprints of arrays, which the devices begin to compute.  All processes make it.
+
+    Args:
+        arrays: Arrays of numbers of any shape and dtype, on any devices, by name; they may be donated at once.
+
+    Example:
+        >>> Fingerprints({"a": jnp.arange(3.0)}).read() == fingerprints({"a": jnp.arange(3.0)})
+        True
+    """
+
+    def __init__(self, arrays: Mapping[Name, Any]) -> None:
+        together: dict[Any, dict[Name, jax.Array]] = {}  # by devices: a program runs on those of all its arguments
+        for name, array in arrays.items():
+            a = array if isinstance(array, jax.Array) else jnp.asarray(array)
+            together.setdefault(frozenset(a.sharding.device_set), {})[name] = a
+        self._names = list(arrays)
+        self._found = [(list(group), _hashes(list(group.values()))) for group in together.values()]
+
+    def read(self) -> dict[Name, int]:
+        """Waits for them: integers from 0 to 2**32 - 1, by name."""
+        found = {
+            n: value
+            for names, values in self._found
+            for n, value in zip(names, np.asarray(values).tolist(), strict=True)
+        }
+        return {name: found[name] for name in self._names}
+
+
+def fingerprints(arrays: Mapping[Name, Any]) -> dict[Name, int]:
     """The fingerprint of each array, by name.  All processes call it.
 
     Args:
-        arrays: Arrays of any shape and dtype, typed keys too, on any devices.
+        arrays: Arrays of numbers of any shape and dtype, on any devices.
 
     Returns:
         Integers from 0 to 2**32 - 1.
@@ -36,15 +68,7 @@ def fingerprints(arrays: dict[str, Any]) -> dict[str, int]:
         >>> found["a"] == fingerprints({"a": jnp.arange(3.0)})["a"], found["a"] == found["b"]
         (True, False)
     """
-    together: dict[Any, dict[str, jax.Array]] = {}  # by devices: a program runs on those of all its arguments
-    for name, array in arrays.items():
-        a = array if isinstance(array, jax.Array) else jnp.asarray(array)
-        a = jax.random.key_data(a) if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key) else a
-        together.setdefault(frozenset(a.sharding.device_set), {})[name] = a
-    found: dict[str, int] = {}
-    for group in together.values():
-        found |= dict(zip(group, np.asarray(_hashes(list(group.values()))).tolist(), strict=True))
-    return {name: found[name] for name in arrays}
+    return Fingerprints(arrays).read()
 
 
 def fingerprint_on_host(array: np.ndarray) -> int:
@@ -59,9 +83,10 @@ def fingerprint_on_host(array: np.ndarray) -> int:
     """
     flat = np.ascontiguousarray(array).reshape(-1)
     words = flat.view({1: np.uint8, 2: np.uint16}.get(flat.dtype.itemsize, np.uint32))
+    mask = np.uint32(2 ** min(_bits(flat.dtype), 32) - 1)  # a number of 4 bits has a byte to itself here
     total = 0
     for start in range(0, len(words), BLOCK):
-        block = words[start : start + BLOCK].astype(np.uint32)
+        block = words[start : start + BLOCK].astype(np.uint32) & mask
         index = np.arange(start, start + len(block), dtype=np.uint64).astype(np.uint32)
         total += int(_mixed(block ^ (index * GOLDEN)).sum(dtype=np.uint64))
     return total % 2**32
@@ -91,7 +116,12 @@ def _words(leaf: jax.Array) -> jax.Array:
         return leaf.astype(jnp.uint32)
     if jnp.issubdtype(leaf.dtype, jnp.complexfloating):
         leaf = jnp.stack([leaf.real, leaf.imag], axis=-1)
-    size = leaf.dtype.itemsize
-    if size > 4:
-        return jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-    return jax.lax.bitcast_convert_type(leaf, {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[size]).astype(jnp.uint32)
+    bits = min(_bits(leaf.dtype), 32)
+    return jax.lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{bits}")).astype(jnp.uint32)
+
+
+def _bits(dtype: Any) -> int:
+    """The bits of a number: of int4, float8_e4m3 and the like too."""
+    if dtype == jnp.bool_ or jnp.issubdtype(dtype, jnp.complexfloating):
+        return 8 * np.dtype(dtype).itemsize
+    return int((jnp.iinfo if jnp.issubdtype(dtype, jnp.integer) else jnp.finfo)(dtype).bits)

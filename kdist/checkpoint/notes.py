@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -35,6 +36,32 @@ def from_json(text: str) -> Any:
         ValueError: It is something else.
     """
     return json.loads(text, object_hook=_decoded)
+
+
+def plain(value: Any) -> Any:
+    """What a note can hold of anything: what is more than data is said by its name.
+
+    Args:
+        value: Dicts and lists of anything.
+
+    Example:
+        >>> from kdist import losses, optimizers
+        >>> plain({"loss": losses.Huber(), "rate": 0.1, "metrics": ["mae", max]})
+        {'loss': 'huber_loss', 'rate': 0.1, 'metrics': ['mae', 'max']}
+        >>> plain(optimizers.SGD(0.1))["class_name"]
+        'SGD'
+    """
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, (np.generic, np.ndarray, jax.Array)) and not value.ndim:
+        return value.item()
+    if hasattr(value, "get_config"):
+        return {"class_name": type(value).__name__, "config": plain(value.get_config())}
+    return str(getattr(value, "name", getattr(value, "__name__", type(value).__name__)))
 
 
 def _encoded(value: Any) -> Any:

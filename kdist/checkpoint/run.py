@@ -7,26 +7,23 @@ import functools
 import os
 import shutil
 import socket
-import sys
 import warnings
 from pathlib import Path
 from typing import Any, Self
 
 import jax
 
-from kdist.checkpoint import directory as directories
-from kdist.checkpoint import series
+from kdist.checkpoint import reading, series
+from kdist.checkpoint.directory import UNFINISHED, on_main_process, put_back
 from kdist.checkpoint.notes import marked, with_arrays, without_arrays
-from kdist.checkpoint.state import KIND, load_state, trees_of
+from kdist.checkpoint.state import KIND, state_of, trees_of
 from kdist.distribution import is_main_process
 from kdist.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
 from kdist.state import TrainState
 
 LOCK = ".lock"
-NOTES = "notes"
-"""The name of the arrays that belong to what else is to be known."""
-ABANDON_SECONDS = 10.0
-"""How long a process that fails waits for its part of a save."""
+REMEMBERED = "remembered"
+"""The name of the arrays that callbacks remember."""
 CORRUPT = ".corrupt"
 """What is added to the name of a checkpoint that turned out to be damaged: it is out of the way, and not lost."""
 
@@ -40,6 +37,8 @@ class RunCheckpoints:
         directory: Where they are: each in a directory that is named by its optimizer step.
         keep: How many of the newest are kept; 1 by default, None for all.
         every: Steps that are multiples of it are kept too; none by default.
+        best: "min" or "max": the one that was saved with the least or greatest `value` is kept too; None, the default,
+            if it need not be.
 
     Example:
         >>> import flax.linen as nn, kdist, numpy as np, tempfile
@@ -52,10 +51,16 @@ class RunCheckpoints:
         {'epoch': 3}
     """
 
-    def __init__(self, directory: str | os.PathLike[str], *, keep: int | None = 1, every: int | None = None) -> None:
-        self.directory = Path(directory).absolute()
-        self.keep, self.every = keep, every
-        self._writing: directories.Writing | None = None
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        keep: int | None = 1,
+        every: int | None = None,
+        best: str | None = None,
+    ) -> None:
+        self._series = series.Series(directory, keep=keep, every=every, best=best)
+        self.directory = self._series.directory
         self._lock: int | None = None
 
     def __enter__(self) -> Self:
@@ -73,30 +78,28 @@ class RunCheckpoints:
         Raises:
             CheckpointError: Another run writes to it, or it cannot be written.
         """
-        directories.on_main_process(self._claim, f"Cannot write checkpoints to {self.directory}")
+        on_main_process(self._claim, f"Cannot write checkpoints to {self.directory}")
 
     def close(self) -> None:
-        """Waits for the last save, and lets go of the directory.
+        """Waits for the last save, as `Series.close` does, and lets go of the directory.
 
-        Where it is closed by an error on one of several processes, the others may never come to the end of a save:
-        then only this process's part is waited for.
+        Raises:
+            CheckpointError: The last save failed, here or on another process.
         """
         try:
-            if jax.process_count() > 1 and sys.exc_info()[0] not in (None, SystemExit):
-                self._abandon()
-            else:
-                self.finish()
+            self._series.close()
         finally:
             if self._lock is not None:
                 os.close(self._lock)
                 self._lock = None
 
-    def save(self, state: TrainState, meta: dict[str, Any]) -> None:
+    def save(self, state: TrainState, meta: dict[str, Any], *, value: float | None = None) -> None:
         """Begins to write a state, named by its step, once the save before it is complete.  All processes call it.
 
         Args:
             state: The state, which is copied before this returns.
             meta: What else is to be known: as JSON can hold it, and arrays on the devices.
+            value: What tells the best; none by default.
 
         Raises:
             CheckpointError: This save or the one before it failed, or a later step is there.
@@ -111,19 +114,16 @@ class RunCheckpoints:
             )
         arrays: dict[str, jax.Array] = {}
         meta = without_arrays(meta, arrays)
-        trees = {**trees_of(state), **({NOTES: arrays} if arrays else {})}
-        self._writing = directories.begin(self.directory / str(number), trees, meta, kind=KIND)
+        trees = {**trees_of(state), **({REMEMBERED: arrays} if arrays else {})}
+        self._series.save(number, trees, meta, value=value)
 
     def check(self) -> None:
-        """Raises the error of a save that has failed on this process; it does not wait.
+        """Finds out, without waiting, whether the last save has failed: see `Series.check`.  All processes call it.
 
         Raises:
-            CheckpointError: It has.
+            CheckpointError: It has, here or on another process.
         """
-        error = None if self._writing is None else self._writing.failure(0)
-        if error is not None:
-            self._writing = None
-            raise error
+        self._series.check()
 
     def finish(self) -> None:
         """Waits until the last save is complete, and removes those that need not be kept.  All processes call it.
@@ -131,12 +131,7 @@ class RunCheckpoints:
         Raises:
             CheckpointError: It failed, here or on another process.
         """
-        if self._writing is None:
-            return
-        writing, self._writing = self._writing, None
-        writing.finish()
-        if self.keep is not None:
-            series.keep_newest(self.directory, self.keep, every=self.every)
+        self._series.finish()
 
     def note(self, step: int | None = None) -> dict[str, Any]:
         """The `meta` of a step, without its arrays; that of the newest whose can be read by default.
@@ -148,7 +143,7 @@ class RunCheckpoints:
         failure = CheckpointError(f"There are no checkpoints in {self.directory}.")
         while number is not None:
             try:
-                return directories.about(self.directory / str(number), kind=KIND).meta
+                return reading.meta(self.directory / str(number), kind=KIND)
             except CheckpointError as error:
                 failure = error
             number = None if step is not None else series.newest(self.directory, below=number)
@@ -190,7 +185,7 @@ class RunCheckpoints:
                 number = series.newest(self.directory, below=number)
                 continue
             for n in damaged:
-                directories.on_main_process(functools.partial(self._set_aside, n), "Cannot set a checkpoint aside")
+                on_main_process(functools.partial(self._set_aside, n), "Cannot set a checkpoint aside")
             if damaged:
                 warnings.warn(f"{failure} Step {number} is used, and {damaged} set aside.", UserWarning, stacklevel=2)
             return found
@@ -201,14 +196,11 @@ class RunCheckpoints:
         return None
 
     def _load(self, number: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        path = self.directory / str(number)
-        state, meta = load_state(path, like)
-        sharding = like.step.sharding
-        likes = {n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding) for n, a in marked(meta).items()}
-        if not likes:
-            return state, meta
-        arrays = directories.read(path, {NOTES: likes}, kind=KIND)[0][NOTES]
-        return state, with_arrays(meta, arrays)
+        path, sharding = self.directory / str(number), like.step.sharding
+        arrays = marked(reading.meta(path, kind=KIND))
+        likes = {n: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=sharding) for n, a in arrays.items()}
+        trees, meta = reading.read(path, {**trees_of(like), **({REMEMBERED: likes} if likes else {})}, kind=KIND)
+        return state_of(trees), with_arrays(meta, trees.get(REMEMBERED, {}))
 
     def clear(self) -> None:
         """Removes all of them, once the last save is complete, and the directory if nothing else is in it."""
@@ -217,18 +209,13 @@ class RunCheckpoints:
             (self.directory / LOCK).unlink(missing_ok=True)
         series.clear(self.directory)
 
-    def _abandon(self) -> None:
-        writing, self._writing = self._writing, None
-        if writing is not None:
-            writing.failure(ABANDON_SECONDS)
-
     def _claim(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._lock = _locked(self.directory / LOCK)
         for path in self.directory.iterdir():
-            if directories.UNFINISHED in path.name:
+            if UNFINISHED in path.name:
                 shutil.rmtree(path, ignore_errors=True)
-        directories.put_back(self.directory)
+        put_back(self.directory)
 
     def _set_aside(self, number: int) -> None:
         path = self.directory / str(number)

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from kdist.checkpoint import directory as directories
+from kdist.checkpoint import reading, writing
 from kdist.state import TrainState
 from kdist.typing import PyTree
 
@@ -38,7 +38,7 @@ def save_state(directory: str | os.PathLike[str], state: TrainState, meta: dict[
         ...     load_state(f"{directory}/state", like=model.state)[1]
         {'epoch': 3}
     """
-    directories.write(directory, trees_of(state), meta, kind=KIND)
+    writing.write(directory, trees_of(state), meta, kind=KIND)
 
 
 def load_state(directory: str | os.PathLike[str], like: TrainState) -> tuple[TrainState, dict[str, Any]]:
@@ -67,10 +67,8 @@ def load_state(directory: str | os.PathLike[str], like: TrainState) -> tuple[Tra
         >>> int(state.step), meta["epoch"]
         (0, 3)
     """
-    trees, meta = directories.read(directory, trees_of(like), kind=KIND)
-    weights, training = dict(trees["weights"]), trees["training"]
-    state = TrainState(training["step"], weights.pop("params"), weights, training["opt_state"], training["key"])
-    return state, meta
+    trees, meta = reading.read(directory, trees_of(like), kind=KIND)
+    return state_of(trees), meta
 
 
 @jax.jit
@@ -101,3 +99,9 @@ def trees_of(state: TrainState) -> dict[str, PyTree]:
         "weights": {"params": state.params, **state.model_state},
         "training": {"step": state.step, "opt_state": state.opt_state, "key": state.key},
     }
+
+
+def state_of(trees: dict[str, PyTree]) -> TrainState:
+    """The state that was written as these trees."""
+    weights, training = dict(trees["weights"]), trees["training"]
+    return TrainState(training["step"], weights.pop("params"), weights, training["opt_state"], training["key"])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 
-from kdist.checkpoint import directory as directories
+from kdist.checkpoint import reading, writing
 from kdist.typing import PyTree
+
+KIND = "weights"
 
 
 def save_weights(directory: str | os.PathLike[str], variables: PyTree) -> None:
@@ -25,7 +27,7 @@ def save_weights(directory: str | os.PathLike[str], variables: PyTree) -> None:
         ...     load_weights(f"{directory}/weights", {"params": jnp.zeros(3, int)})
         {'params': Array([0, 1, 2], dtype=int32)}
     """
-    directories.write(directory, {"weights": variables}, kind="weights")
+    writing.write(directory, {"weights": variables}, kind=KIND)
 
 
 def load_weights(directory: str | os.PathLike[str], like: PyTree) -> PyTree:
@@ -50,5 +52,5 @@ def load_weights(directory: str | os.PathLike[str], like: PyTree) -> PyTree:
         ...     load_weights(f"{directory}/weights", like={"params": {"bias": jnp.zeros(2)}})["params"]["bias"].tolist()
         [1.0, 1.0]
     """
-    trees, _ = directories.read(directory, {"weights": like}, kind="weights")
+    trees, _ = reading.read(directory, {"weights": like}, kind=KIND)
     return trees["weights"]

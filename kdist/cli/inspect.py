@@ -15,8 +15,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from kdist.checkpoint import directory as directories
-from kdist.checkpoint import series
+from kdist.checkpoint import reading, series
 from kdist.cli import refuse
 from kdist.errors import CheckpointCorruptError, CheckpointError
 
@@ -94,7 +93,7 @@ class Checkpoint:
     """
 
     def __init__(self, directory: str, step: int | None) -> None:
-        self.about = directories.about(_found(Path(directory), step), kind=KIND)
+        self.about = reading.about(_found(Path(directory), step), kind=KIND)
 
     @property
     def names(self) -> list[tuple[str, str]]:
@@ -112,7 +111,7 @@ class Checkpoint:
         if like is None:
             return Entry(None, None)
         try:
-            return Entry(like, directories.read_array(self.about, tree, name))
+            return Entry(like, reading.read_array(self.about, tree, name))
         except CheckpointCorruptError:
             return Entry(like, None)
 
@@ -150,7 +149,8 @@ def inspected(checkpoint: Checkpoint) -> bool:
     _print_table(
         f"Checkpoint: {checkpoint.about.path}", ["array", "dtype", "shape", "bytes", "fingerprint"], rows, right="bytes"
     )
-    _print_table("", ["note", "value"], [[_plain(key), value] for key, value in _flat(checkpoint.about.meta)])
+    note = {"versions": checkpoint.about.versions, **checkpoint.about.meta}
+    _print_table("", ["note", "value"], [[_plain(key), value] for key, value in _flat(note)])
     print(f"{len(rows)} arrays of {nbytes:,} bytes, {checkpoint.size:,} on the disk: {damaged or 'none'} damaged")
     return not damaged
 

@@ -216,3 +216,12 @@ def test_it_works_on_a_trainer_and_onto_other_devices(tmp_path, devices, data):
     assert history.epoch == [0, 1, 2, 3]
     for a, b in zip(jax.tree.leaves(straight.params), jax.tree.leaves(resumed.params), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-6)
+
+
+def test_what_the_note_says_of_the_run(run, tmp_path):
+    backup = BackupAndRestore(tmp_path / "backup", delete_checkpoint=False)
+    run([backup], epochs=1)
+    note = checkpoint.RunCheckpoints(tmp_path / "backup").note()
+    assert note["mesh"] == {"platform": "cpu", "processes": 1, "devices": 1, "replicas": 1, "zero_stage": 0}
+    assert note["config"]["optimizer"]["class_name"] == "Adam" and note["config"]["loss"] == "mse"
+    assert note["config"]["steps_per_execution"] == "auto"

@@ -6,7 +6,7 @@ import pytest
 
 import kdist
 from kdist.callbacks import Callback, LambdaCallback, ModelCheckpoint, OrbaxCheckpoint
-from kdist.checkpoint import load_state
+from kdist.checkpoint import load_state, series, writing
 from kdist.errors import CheckpointError, CheckpointMismatchError, ConfigError
 
 
@@ -254,3 +254,45 @@ def test_orbax_checkpoint_saves_nothing_where_the_log_is_missing(model, data, tm
     assert not (tmp_path / "series").exists()
     with pytest.raises(ConfigError, match="max_to_keep must be a positive number or None. Received: 0"):
         OrbaxCheckpoint(tmp_path, max_to_keep=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "numbers"),
+    [
+        ({"keep_best": True}, [1, 5]),
+        ({"keep_best": True, "mode": "max", "max_to_keep": 2}, [3, 4, 5]),
+        ({"keep_every": 2}, [0, 2, 4, 5]),
+    ],
+)
+def test_what_orbax_checkpoint_keeps(model, data, tmp_path, arguments, numbers):
+    values = iter([0.5, 0.1, 0.4, 0.9, 0.1, 0.2])
+    log = LambdaCallback(on_epoch_end=lambda epoch, logs: logs.update(mine=next(values)))
+    save = OrbaxCheckpoint(tmp_path, "mine", **{"mode": "min", **arguments})
+    model.fit(*data, batch_size=5, epochs=6, verbose=0, callbacks=[log, save])
+    assert series.numbers(tmp_path) == numbers
+
+
+def test_orbax_checkpoint_saves_what_was_there_in_the_background(make_model, data, tmp_path):
+    """And fit does not end before it is complete."""
+    model, seen = make_model("sgd"), []
+    keep = LambdaCallback(on_train_batch_end=lambda batch, logs: seen.append(model.get_weights()))
+    save = OrbaxCheckpoint(tmp_path, save_freq=1, max_to_keep=None, save_weights_only=True)
+    model.fit(*data, batch_size=2, epochs=2, verbose=0, callbacks=[save, keep])
+    assert series.numbers(tmp_path) == list(range(1, 11))
+    for number, weights in enumerate(seen, 1):
+        model.load_weights(tmp_path / str(number))
+        for a, b in zip(model.get_weights(), weights, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize("background", [True, False])
+def test_a_save_of_orbax_checkpoint_that_fails_ends_the_fit(model, data, tmp_path, monkeypatch, background):
+    def full(*arguments, **options):
+        raise OSError("no space")
+
+    monkeypatch.setattr(writing.Path, "write_text", full)
+    save = OrbaxCheckpoint(tmp_path, save_on_background=background)
+    with pytest.raises(
+        CheckpointError, match="Cannot write training states to .*/0, on process 0 of host .*: no space"
+    ):
+        model.fit(*data, epochs=1, verbose=0, callbacks=save)

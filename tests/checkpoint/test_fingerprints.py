@@ -11,7 +11,10 @@ from kdist.checkpoint.fingerprints import fingerprint_on_host, fingerprints
 DTYPES = ["bool", "int8", "uint16", "int32", "int64", "float16", "bfloat16", "float32", "float64", "complex64"]
 
 
-@pytest.mark.parametrize("dtype", [*DTYPES, "complex128", "float8_e4m3fn"])
+SMALL = ["int2", "uint2", "int4", "uint4", "float4_e2m1fn", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"]
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, "complex128", *SMALL])
 @pytest.mark.parametrize("shape", [(), (7,), (3, 4, 5)])
 def test_on_the_host_and_on_the_devices(monkeypatch, rng, dtype, shape):
     monkeypatch.setattr(module, "BLOCK", 16)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 import kdist
+from kdist.checkpoint import RunCheckpoints, load_state, load_weights, save_state, save_weights
 from kdist.checkpoint import directory as directories
-from kdist.checkpoint import load_state, load_weights, save_state, save_weights
 from kdist.errors import CheckpointCorruptError, CheckpointError, CheckpointMismatchError
 
 X, Y = np.ones((8, 3), np.float32), np.ones((8, 2), np.float32)
@@ -90,7 +90,7 @@ def test_another_model_or_optimizer(tmp_path, devices, state):
         load_state(tmp_path / "state", other)
 
 
-class Died(Exception):
+class Died(BaseException):
     """Stands for a kill: not an error that anybody handles."""
 
 
@@ -149,3 +149,13 @@ def test_what_is_damaged_says_so(tmp_path, state):
         load_state(tmp_path / "state", state)
     with pytest.raises(CheckpointError, match="it is not a directory"):
         load_state(tmp_path / "nowhere", state)
+
+
+def test_a_state_that_a_killed_run_moved_away_is_read(tmp_path, state):
+    """Read only: who restores may not write there."""
+    with RunCheckpoints(tmp_path, keep=None) as run:
+        run.save(state, {"epoch": 1})
+    (tmp_path / "7").rename(tmp_path / ".7.old")
+    found, meta = RunCheckpoints(tmp_path).restore(state)
+    assert_same(found, state)
+    assert meta == {"epoch": 1} and (tmp_path / ".7.old").is_dir() and not (tmp_path / "7").exists()

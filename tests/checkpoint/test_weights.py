@@ -60,6 +60,23 @@ def test_dtypes_and_placement_are_kept(tmp_path, devices):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("dtype", ["int2", "int4", "float4_e2m1fn", "float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu"])
+def test_small_numbers(tmp_path, dtype):
+    tree = {"params": jnp.array([1, 0.5, 1, 2]).astype(dtype)}
+    save_weights(tmp_path / "w", tree)
+    found = load_weights(tmp_path / "w", jax.tree.map(jnp.zeros_like, tree))["params"]
+    assert found.dtype == dtype
+    np.testing.assert_array_equal(np.asarray(found, np.float32), np.asarray(tree["params"], np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["uint2", "uint4"])
+def test_numbers_that_cannot_be_stored(tmp_path, dtype):
+    message = f"Cannot write weights to {tmp_path}/w: weights.params is of {dtype}, which Orbax cannot store"
+    with pytest.raises(CheckpointError, match=message):
+        save_weights(tmp_path / "w", {"params": jnp.ones(3, dtype)})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_what_is_there_is_replaced(tmp_path):
     save_weights(tmp_path / "w", TREE)
     save_weights(tmp_path / "w", {"params": {"v": jnp.zeros(1)}})
