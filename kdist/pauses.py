@@ -5,21 +5,24 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Self
+from concurrent.futures import Future
+from typing import Any, Self, TypeVar
+
+import jax
 
 from kdist.callbacks import Callback, CallbackList
 from kdist.data import Chunk
+from kdist.distribution.alarm import leave
 from kdist.errors import CheckpointError
 from kdist.passes import EarlierPart
 from kdist.preemption import PREEMPTED, Preempted, PreemptionNotice, Stalled
 from kdist.watchdog import Watchdog
 
+T = TypeVar("T")
 LEAVE_SECONDS = 5.0
-"""So long a source that gives nothing is waited for, once the run has saved."""
+"""So long the fit has for its end, once the run has saved: a source that gives nothing may be waited for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,7 +86,8 @@ class Pauses:
         self._callbacks = [c for c in callbacks.callbacks if _may_pause(c)]
         keeps = any(callback.keeps_run for callback in self._callbacks)
         self._notice = PreemptionNotice() if keeps else None
-        self._stalled = False
+        self._end = threading.Timer(LEAVE_SECONDS, _leave)
+        self._end.daemon = True
 
     def __enter__(self) -> Self:
         """Listens for the notice of a preemption, if some callback would save then."""
@@ -92,7 +96,8 @@ class Pauses:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Listens no more."""
+        """Listens no more; to be left when the data are closed."""
+        self._end.cancel()
         if self._notice is not None:
             self._notice.__exit__(*exception)
 
@@ -113,8 +118,7 @@ class Pauses:
                 for callback in due:
                     callback.save_run(position.epoch, position.step, last=told)
         if told:
-            if self._stalled:
-                _leave_soon()
+            self._end.start()
             raise Preempted("The run was told to end (SIGTERM), and has saved. Start it again to go on.")
 
     def drive(self, executions: Iterator[Callable[[], None]], reach: Reach) -> None:
@@ -158,31 +162,32 @@ class Pauses:
             Stalled: It came.
         """
         while True:
-            try:
-                with self._watchdog.phase("data"), self._interruptible():
-                    chunk = next(chunks, None)
-            except Stalled:
-                self._stalled = True
-                raise
+            with self._watchdog.phase("data"), self._interruptible():
+                chunk = next(chunks, None)
             if chunk is None:
                 return
             yield chunk
+
+    def together(self, future: Future[T]) -> T:
+        """What a thread gathers; on several processes, once all have theirs, so that the notice finds them all waiting.
+
+        Args:
+            future: What is waited for, inside what `waits` watches.
+
+        Raises:
+            Stalled: The notice came, and some process still waits.
+        """
+        return future.result() if self._notice is None else self._notice.together(future)
 
     def _interruptible(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext() if self._notice is None else self._notice.interruptible()
 
 
-def _leave_soon() -> None:
-    """Ends the process, if it does not end by itself: a thread may wait for a source that gives nothing."""
-
-    def end() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(PREEMPTED)
-
-    timer = threading.Timer(LEAVE_SECONDS, end)
-    timer.daemon = True
-    timer.start()
+def _leave() -> None:
+    """Ends the process, whose fit does not end: a thread of it waits for a source that gives nothing."""
+    if jax.distributed.is_initialized():
+        jax.distributed.shutdown()  # the others wait for this on their way out
+    leave(PREEMPTED)
 
 
 def _may_pause(callback: Callback) -> bool:

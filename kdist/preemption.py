@@ -6,16 +6,29 @@ The notice is SIGTERM.  It is only noted: training goes on to the end of an exec
 from __future__ import annotations
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from types import FrameType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
+from jax._src.distributed import global_state
+
+T = TypeVar("T")
 
 PREEMPTED = 42
 """The exit code of a run that was preempted and saved: start it again to go on."""
+POLL_SECONDS = 0.5
+"""How often a process that waits for its data asks whether the notice has come to another."""
+
+_NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # where the runtime itself tells all processes
+_STALLED = "kdist/stalled/"
+_READY = "kdist/ready"
+_LONG = 7 * 24 * 3600 * 1000  # milliseconds; a watchdog ends what lasts too long
+_polls, _meetings = itertools.count(1), itertools.count()  # of all fits of the process
 
 
 class Preempted(SystemExit):
@@ -47,7 +60,6 @@ class PreemptionNotice:
 
     def __init__(self) -> None:
         self._came = self._interruptible = False
-        self._polls = 0
         self._before: Any = None
         self._installed = False
 
@@ -71,9 +83,43 @@ class PreemptionNotice:
             return self._came
         from jax.experimental import multihost_utils
 
-        self._polls += 1  # consecutive integers: with others it never fires
-        self._came = self._came or multihost_utils.reached_preemption_sync_point(self._polls)
+        # Consecutive integers: with others it never fires.
+        self._came = self._came or multihost_utils.reached_preemption_sync_point(next(_polls))
         return self._came
+
+    def together(self, future: Future[T]) -> T:
+        """The result of a future, once all processes have theirs.  All must call it, at the same point.
+
+        If the notice comes while some still wait, none goes on: what they wait for may never come, and the others
+        cannot train without them.
+
+        Args:
+            future: What a thread makes, such as the next data.
+
+        Raises:
+            Stalled: On all processes, as said above.
+
+        Example:
+            >>> future = Future()
+            >>> future.set_result(7)
+            >>> PreemptionNotice().together(future)
+            7
+        """
+        if jax.process_count() == 1:
+            return future.result()  # which `interruptible` ends
+        store: Any = global_state.client
+        stalled = f"{_STALLED}{next(_meetings)}/"
+        while not wait([future], POLL_SECONDS).done:
+            if store.key_value_try_get(_NOTICE):
+                store.key_value_set(f"{stalled}{global_state.process_id}", "")
+                break
+        else:
+            future.result()  # an error is for the others to hear of, and not to meet
+        store.wait_at_barrier(_READY, _LONG)
+        if store.key_value_dir_get(stalled):
+            self._came = True
+            raise Stalled
+        return future.result()
 
     @contextlib.contextmanager
     def interruptible(self) -> Iterator[None]:

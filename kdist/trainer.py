@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from kdist import optimizers
+from kdist import checkpoint, compile_cache, optimizers
 from kdist import precision as precisions
 from kdist.binding import Binding, bind, misfit_as_data_error
 from kdist.callbacks import CallbackList, History
@@ -90,6 +90,7 @@ class Trainer:
         stop_evaluating: Alike.
         stop_predicting: Alike.
         last_results: Losses and metrics of the last pass, by log name.
+        config: What the run is made of, for its checkpoints: set it to a dict; by default they name what was compiled.
 
     Raises:
         ConfigError: An argument is wrong.
@@ -148,6 +149,7 @@ class Trainer:
         if nonfinite not in (None, "raise", "skip", "stop"):
             raise ConfigError(f"nonfinite must be None, 'raise', 'skip' or 'stop'. Received: {nonfinite!r}.")
         self.nonfinite = nonfinite
+        self.config: dict[str, Any] | None = None
         self.state: TrainState | None = None
         self.stop_training = self.stop_evaluating = self.stop_predicting = False
         self._bindings: dict[Any, Binding] = {}
@@ -213,6 +215,7 @@ class Trainer:
             >>> int(state.step), state.params["kernel"].shape
             (0, (3, 1))
         """
+        compile_cache.enable()
         x = as_batch(batch).x
         with misfit_as_data_error(x):
             options = RUNS_ONCE if self.distribution.platform == "cpu" else None
@@ -290,6 +293,7 @@ class Trainer:
             >>> trainer.bind(trainer.init(batch), batch).objective.log_names, trainer.log_names
             (('loss',), ['loss'])
         """
+        compile_cache.enable()
         batch = as_batch(batch)
         leaves, structure = jax.tree.flatten((batch.x, batch.y, batch.weight))
         key = (structure, tuple((a.shape[1:], a.dtype) for a in leaves))
@@ -391,7 +395,34 @@ class Trainer:
             3
         """
         callbacks = [] if self._callback_list is None else self._callback_list.state_dict()
-        return {"position": self._position.to_note(), "callbacks": callbacks, "data": self.data_fingerprint}
+        return {
+            "position": self._position.to_note(),
+            "callbacks": callbacks,
+            "data": self.data_fingerprint,
+            "mesh": self._described_mesh(),
+            "config": checkpoint.plain(self._compiled_with() if self.config is None else self.config),
+        }
+
+    def _described_mesh(self) -> dict[str, Any]:
+        mesh = self.distribution.mesh
+        return {
+            "platform": self.distribution.platform,
+            "processes": jax.process_count(),
+            "devices": mesh.size,
+            "replicas": mesh.shape["replica"],
+            "zero_stage": self.distribution.zero_stage,
+        }
+
+    def _compiled_with(self) -> dict[str, Any]:
+        names = ("optimizer", "precision", "steps_per_execution", "microbatches", "nonfinite", "seed")
+        plan = self.plan
+        return {
+            "loss": plan.loss,
+            "loss_weights": plan.loss_weights,
+            "metrics": plan.metrics,
+            "weighted_metrics": plan.weighted_metrics,
+            **{name: getattr(self, name) for name in names},
+        }
 
     def go_on(self, progress: dict[str, Any]) -> None:
         """Makes the next `fit`, or the one that is about to begin, go on from there.
@@ -496,6 +527,7 @@ class Trainer:
             # Outermost: callbacks wait for what they save, and an alarm would not wait so long.
             callbacks = stack.enter_context(self._callbacks(callbacks, loader, epochs=epochs, add_history=True))
             stack.enter_context(self._guarded())
+            pauses = stack.enter_context(Pauses(callbacks, self._watchdog))
             binding = self._bind_for_training(state, loader)
             feeder = self._feeder(state, loader, binding, training=True)
             stack.enter_context(feeder)
@@ -503,7 +535,6 @@ class Trainer:
                 with said_of("validation_data"):
                     validation_binding = self._bind_loader(state, validation, "validation_data")
                 validation_feeder = stack.enter_context(self._feeder(state, validation, validation_binding))
-            pauses = stack.enter_context(Pauses(callbacks, self._watchdog))
             check_agreement(
                 **self._vital(callbacks),
                 epochs=epochs,
@@ -525,7 +556,8 @@ class Trainer:
             while here.epoch < epochs and not here.stopped:
                 epoch = here.epoch
                 stalls.begin()
-                chunks = feeder.chunks(epoch, start=here.step, then=epoch + 1 if epoch + 1 < epochs else None)
+                then = epoch + 1 if epoch + 1 < epochs else None
+                chunks = feeder.chunks(epoch, start=here.step, then=then, wait=pauses.together)
                 chunks = pauses.waits(chunks if feeder.resident else stalls.watch(chunks))
                 train = TrainPass(self, binding, state, stalls, here.part)
                 reach = functools.partial(self._reach, here, train)
@@ -556,6 +588,8 @@ class Trainer:
             if epochs > 0:
                 self._adopt_average()
             callbacks.on_train_end(logs)
+            if callbacks.params.get("verbose"):
+                compile_cache.tell()
             return self.state, callbacks.history or History()
 
     def train_on_batch(self, state: TrainState, loader: Loader) -> tuple[TrainState, Logs]:
@@ -675,7 +709,7 @@ class Trainer:
     ) -> Logs:
         """The results of the validation data; none if they are exhausted."""
         assert self.state is not None
-        chunks = pauses.waits(feeder.chunks(0, then=0))
+        chunks = pauses.waits(feeder.chunks(0, then=0, wait=pauses.together))
         head = pauses.head(chunks, reach)
         if head is None:
             warn_of_the_end(validation, "there is nothing left to validate with")
@@ -743,6 +777,7 @@ class Trainer:
             f"the number of rows of {name}": 0 if isinstance(loader, BatchLoader) else loader.num_rows,
             f"batch_size of {name}": loader.batch_size,
             f"the number of steps of {name}": loader.num_steps or 0,
+            f"the seed of {name}": getattr(loader, "seed", 0),
             f"a row of {name}": described(batch),
         }
         check_agreement(**alike)
@@ -761,9 +796,14 @@ class Trainer:
         return binding
 
     def _vital(self, callbacks: CallbackList) -> dict[str, int | str]:
-        """What, besides the data, decides how many executions of how many steps there are."""
-        k = self.steps_per_execution
+        """What, besides the data, decides what is computed, and in how many executions of how many steps."""
+        k, distribution = self.steps_per_execution, self.distribution
         return {
+            "seed": self.seed,
+            "microbatches": self.microbatches,
+            "precision": self.precision.name,
+            "zero_stage": distribution.zero_stage,
+            "replicas": distribution.replicas,
             "steps_per_execution": k if isinstance(k, int) else 0,
             "nonfinite": str(self.nonfinite),
             "the number of callbacks that watch batches": sum(

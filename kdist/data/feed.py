@@ -14,7 +14,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -36,6 +36,9 @@ GATHER_SECONDS = 0.1
 """A chunk is to be gathered in about this time, that nobody waits long for the first."""
 CHUNKS_AHEAD = 2
 """So many chunks are prepared while one is used: who made the next has another to make, and need not be woken up."""
+
+Wait = Callable[[Future[Any]], Any]
+"""Gives what a thread gathers, once it is there."""
 
 
 @jax.tree_util.register_dataclass
@@ -164,13 +167,16 @@ class ChunkFeeder(abc.ABC):
         """C, the most steps that a chunk holds."""
 
     @abc.abstractmethod
-    def chunks(self, epoch: int, *, start: int = 0, then: int | None = None) -> Iterator[Chunk]:
+    def chunks(
+        self, epoch: int, *, start: int = 0, then: int | None = None, wait: Wait = Future.result
+    ) -> Iterator[Chunk]:
         """The chunks of an epoch; while one is used, the next are prepared.
 
         Args:
             epoch: Which epoch.
             start: The step of the epoch to start with.
             then: The epoch that comes next, which may be prepared too.
+            wait: Called equally often on all processes; by default each waits for what it gathers itself.
         """
 
     @abc.abstractmethod
@@ -247,12 +253,14 @@ class Feeder(ChunkFeeder):
         """See `ChunkFeeder.chunk_steps`."""
         return self._room
 
-    def chunks(self, epoch: int, *, start: int = 0, then: int | None = None) -> Iterator[Chunk]:
+    def chunks(
+        self, epoch: int, *, start: int = 0, then: int | None = None, wait: Wait = Future.result
+    ) -> Iterator[Chunk]:
         """See `ChunkFeeder.chunks`; the first chunk of the epoch `then` is prepared during the last of this one."""
         i, count = 0, 1
         while i < count and (not start or self._epoch(epoch, start).spans):
-            ahead = self._ahead.pop((epoch, start, i), None)
-            chunk = self._make(epoch, start, i) if ahead is None else ahead.result()
+            self._prepare(epoch, start, i)
+            chunk = wait(self._ahead.pop((epoch, start, i)))
             count = len(self._epoch(epoch, start).spans)
             for later in range(i + 1, min(i + 1 + CHUNKS_AHEAD, count)):
                 self._prepare(epoch, start, later)

@@ -23,7 +23,7 @@ import numpy as np
 
 from kdist.data.batches import BatchLoader, described, rows_of
 from kdist.data.buffers import empty
-from kdist.data.feed import CHUNK_BYTES, GATHER_SECONDS, Chunk, ChunkFeeder, Feed, place_part, place_whole
+from kdist.data.feed import CHUNK_BYTES, GATHER_SECONDS, Chunk, ChunkFeeder, Feed, Wait, place_part, place_whole
 from kdist.distribution import DataParallel, agree_on_least, gather
 from kdist.errors import DataError, DistributionError, said_of
 from kdist.typing import Batch
@@ -111,7 +111,9 @@ class StreamFeeder(ChunkFeeder):
         """See `ChunkFeeder.chunk_steps`."""
         return self._room
 
-    def chunks(self, epoch: int, *, start: int = 0, then: int | None = None) -> Iterator[Chunk]:
+    def chunks(
+        self, epoch: int, *, start: int = 0, then: int | None = None, wait: Wait = Future.result
+    ) -> Iterator[Chunk]:
         """See `ChunkFeeder.chunks`.
 
         Nothing is read for the epoch `then`, whose batches may depend on what happens until it begins.
@@ -121,7 +123,7 @@ class StreamFeeder(ChunkFeeder):
         # Of this epoch: the thread may still gather for one that was given up.
         held: collections.deque[Batch] = collections.deque()
         gathering, step = self._submit(batches, held), start
-        while (gathered := self._agreed(gathering.result(), held, step)).batches:
+        while (gathered := self._agreed(wait(gathering), held, step)).batches:
             gathering = self._submit(batches, held)
             rows = np.array([rows_of(batch) for batch in gathered.batches])
             yield Chunk(self._feed(gathered, rows), step, rows)

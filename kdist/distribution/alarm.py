@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import importlib
 import itertools
 import logging
 import os
@@ -15,13 +16,16 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, TypeVar
 
 import jax
 from jax._src.distributed import global_state
 
 from kdist.errors import DistributionError
+
+T = TypeVar("T")
 
 POLL_SECONDS = 1.0
 """How often a process looks for news of the others."""
@@ -29,6 +33,8 @@ GRACE_SECONDS = 3.0
 """How long after it found some its main thread has for ending by itself."""
 LINGER_SECONDS = 5.0
 """How long process 0, on its way out, waits for the others: the store dies with it, and JAX aborts who needs it."""
+STORE_SECONDS = 3.0
+"""How long the store has for an answer: process 0 may have been stopped, and nothing says how long."""
 MOST_CHARACTERS = 30_000
 """How much of a traceback, from its end, is told."""
 
@@ -97,10 +103,7 @@ class Alarm:
         self._thread = None
         if error is None or isinstance(error, (SystemExit, GeneratorExit)):
             return
-        heard = self._news
-        if heard is None:
-            with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store is gone, and the error is what counts
-                heard = _look()
+        heard = self._news or _answer(_look)
         _failed.add(self._number)
         if heard is None:
             announce(_traceback(error), self._number)
@@ -137,8 +140,8 @@ def announce(text: str, number: str = _EXIT) -> None:
     store = _store()
     if store is not None:
         text = text[-MOST_CHARACTERS:].rstrip("\n")
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store is gone: JAX ends the others
-            store.key_value_set(f"{_NEWS}{number}/{global_state.process_id}", text, allow_overwrite=True)
+        key = f"{_NEWS}{number}/{global_state.process_id}"
+        _answer(lambda: store.key_value_set(key, text, allow_overwrite=True))
 
 
 def leave(code: int) -> NoReturn:
@@ -162,11 +165,11 @@ def leave(code: int) -> NoReturn:
         flusher.join(1.0)
     store = _store()
     if store is not None:
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # the store is gone, and nobody there to wait for
-            if global_state.process_id == 0:
+        if global_state.process_id == 0:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):  # its own store is shut down already
                 _wait_for_others(store)
-            else:
-                store.key_value_set(f"{_GONE}{global_state.process_id}", "", allow_overwrite=True)
+        else:
+            _answer(lambda: store.key_value_set(f"{_GONE}{global_state.process_id}", "", allow_overwrite=True))
     os._exit(code)
 
 
@@ -198,9 +201,28 @@ def _store() -> Any:
     return global_state.client if global_state.num_processes > 1 else None
 
 
+def _answer(ask: Callable[[], T]) -> T | None:
+    """What the store says; None if it is gone, or does not answer in time."""
+    answers: list[T] = []
+
+    def run() -> None:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            answers.append(ask())
+
+    thread = threading.Thread(target=run, daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # from Python 3.12 on, threads cannot be started on the way out
+        run()
+    else:
+        thread.join(STORE_SECONDS)
+    return answers[0] if answers else None
+
+
 def _look() -> str | None:
     """What another process published, unless this one failed alike."""
-    for key, text in _store().key_value_dir_get(_NEWS):
+    store = _store()
+    for key, text in [] if store is None else store.key_value_dir_get(_NEWS):
         number, process = key.removeprefix(_NEWS).split("/")
         if int(process) != global_state.process_id and (number == _EXIT or number not in _failed):
             return (
@@ -232,7 +254,7 @@ def _flush() -> None:
 def _leave_after_error() -> None:
     """Skips JAX's wait for the other processes when the interpreter ends with an exception that nobody caught.
 
-    It is registered after JAX's own function, and so runs before it.
+    Threads are not waited for either: one may be stuck in a save, or in a source.
     """
     error: Any = getattr(sys, "last_value", None)  # what the interpreter printed as its last act
     if error is not None and _store() is not None:
@@ -241,4 +263,7 @@ def _leave_after_error() -> None:
         leave(130 if isinstance(error, KeyboardInterrupt) else 1)
 
 
-atexit.register(_leave_after_error)
+# What is registered with `atexit` runs only when all threads have ended; this runs before anybody waits for them, which
+# the module of thread pools does: what is registered later runs earlier.
+importlib.import_module("concurrent.futures.thread")
+getattr(threading, "_register_atexit", atexit.register)(_leave_after_error)

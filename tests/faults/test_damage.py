@@ -3,9 +3,11 @@
 Here two checkpoints are in a directory, and the newer one is damaged in every way that a disk, a copy or a user can.
 """
 
+import gc
 import random
 import shutil
 import warnings
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -18,6 +20,8 @@ from kdist.callbacks import BackupAndRestore
 from kdist.checkpoint import RunCheckpoints, series
 from kdist.errors import CheckpointCorruptError, CheckpointError
 
+from . import bombs
+
 # Orbax leaves tasks behind when a read fails, which say so when they are collected.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
@@ -26,6 +30,8 @@ pytestmark = [
 
 X, Y = np.random.default_rng(0).random((8, 3), np.float32), np.ones((8, 1), np.float32)
 BATCH = 4
+MOST_BYTES = 32 << 20
+"""How much memory it may take to refuse an array of some bytes."""
 OLDER, NEWER = 2, 4
 """The steps that are in the directory: the ends of two epochs."""
 
@@ -126,7 +132,7 @@ def test_flipped_bits(saved, copy, flips):
 
 def test_flipped_bits_of_the_note(saved, copy):
     """Epochs, losses and what callbacks remember are as much of a run as arrays."""
-    name = f"{NEWER}/_CHECKPOINT_METADATA"
+    name = f"{NEWER}/about/note.json"
     content = (saved.directory / name).read_bytes()
     places = range(content.index(b"position"), content.index(b"callbacks"), 7)
     for place in places:
@@ -148,7 +154,26 @@ def test_every_file(saved, copy, damage):
             path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if damage == "truncated" else 0])
         if check(directory, saved):
             noticed.add(name.name)
-    assert {"_CHECKPOINT_METADATA", "manifest.ocdbt"} <= noticed
+    assert {"note.json", "manifest.ocdbt"} <= noticed
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_an_array_that_would_be_unpacked_to_gigabytes(saved, copy, told):
+    directory = copy()
+    bombs.put(bombs.frame(3 << 30, told=told), directory / str(NEWER) / "weights", "params.layers_0.kernel")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is held
+    before = peak_bytes()
+    with pytest.raises(CheckpointCorruptError, match="cannot be read"):
+        RunCheckpoints(directory).restore(saved.model.state, step=NEWER)
+    assert check(directory, saved)
+    assert peak_bytes() - before < MOST_BYTES
+    gc.collect()  # what Orbax left behind, while that is ignored
+
+
+def peak_bytes():
+    """The most memory that this process has held."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return int(line.split()[1]) << 10
 
 
 @pytest.mark.parametrize("damage", ["flipped", "emptied", "deleted", "no directory", "an empty directory"])

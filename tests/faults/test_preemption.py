@@ -12,7 +12,7 @@ from .processes import free_port, workers
 from .runs import Run
 from .training import STEPS, Job
 
-BOUND = 15
+BOUND = 25
 """The seconds from the first signal to the end of all processes, five of which a stalled input may take."""
 PREEMPTED = 42
 
@@ -111,43 +111,103 @@ def test_again_and_again(tmp_path, straight):
     run.check_like(straight(job))
 
 
-def take_both(run, *signals_of):
-    """Runs both processes to their end; their exit codes, and they themselves."""
+def start_both(run, jobs):
+    """Both processes of a run, each with changes of its own; use it as a context manager."""
     coordinator = f"127.0.0.1:{free_port()}"
-    made = [
-        run.start(coordinator=coordinator, process_id=i, signals=list(signals)) for i, signals in enumerate(signals_of)
-    ]
-    with workers(made) as running:
-        codes = [run.take(worker) for worker in running]
-        if any(signals_of):
-            check_in_time(next(worker for worker, signals in zip(running, signals_of, strict=True) if signals))
-    return codes, running
+    return workers([run.start(coordinator=coordinator, process_id=i, **changes) for i, changes in enumerate(jobs)])
 
 
 def said(running):
     return "\n\n".join(worker.said() for worker in running)
 
 
+def finish_both(run):
+    """Starts both, and they end well."""
+    with start_both(run, [{}, {}]) as running:
+        assert [run.take(worker) for worker in running] == [0, 0], said(running)
+
+
+def check_both_saved(run, running):
+    """That both end with 42, and saved the same step last."""
+    assert [run.take(worker) for worker in running] == [PREEMPTED] * 2, said(running)
+    assert [last_saved(worker) for worker in running] == run.steps() * 2
+
+
 @pytest.fixture(scope="module")
 def straight_on_two(tmp_path_factory):
-    """A run of two processes that nothing happened to."""
-    run = Run(tmp_path_factory.mktemp("two"), Job("", k=4))
-    codes, running = take_both(run, [], [])
-    assert codes == [0, 0], said(running)
+    """As `straight`, in two processes."""
+    known = {}
+
+    def run(job):
+        key = job.data, job.k, job.validated
+        if key not in known:
+            known[key] = Run(tmp_path_factory.mktemp("two"), job)
+            finish_both(known[key])
+        return known[key]
+
     return run
 
 
+def preempt_both(tmp_path, straight_on_two, phase, told):
+    """Two processes, some of which get the signal in a phase; they go on to the end of two that did not."""
+    run = Run(tmp_path / "run", Job("", k=4, validated=True))
+    with start_both(run, [{"signals": [phase] if i in told else []} for i in range(2)]) as running:
+        check_both_saved(run, running)
+        check_in_time(running[told[0]])
+    finish_both(run)
+    run.check_like(straight_on_two(run.job))
+
+
+TOLD = pytest.mark.parametrize("told", [[0], [1], [0, 1]], ids=["first", "second", "both"])
+
+
+@TOLD
+def test_two_processes_save_the_same_step(tmp_path, straight_on_two, told):
+    preempt_both(tmp_path, straight_on_two, "train", told)
+
+
 @pytest.mark.slow
+@TOLD
+@pytest.mark.parametrize("phase", ["compile", "validation", "save", "background"])
+def test_two_processes_in_every_phase(tmp_path, straight_on_two, phase, told):
+    preempt_both(tmp_path, straight_on_two, phase, told)
+
+
+def check_stalled(tmp_path, straight_on_two, job, phase, stuck, told, last):
+    """The input of one process stalls, and the signal comes to one of both, after an execution; they save that."""
+    run = Run(tmp_path / "run", job)
+    with start_both(run, [{"stalls": phase if i == stuck else ""} for i in range(2)]) as running:
+        awaited = {"stalled", f"loss 1 {last} "}
+        for line in running[stuck].read():
+            awaited -= {start for start in awaited if line.startswith(start)}
+            if not awaited:
+                break
+        running[told].process.terminate()
+        began = time.monotonic()
+        check_both_saved(run, running)
+        assert time.monotonic() - began < BOUND
+    assert run.steps() == [str(min(2 * STEPS, STEPS + last + 1))]
+    finish_both(run)
+    run.check_like(straight_on_two(job))
+
+
 @pytest.mark.parametrize(
-    "signals_of",
-    [(["train"], []), ([], ["train"]), (["train"], ["train"]), ([], ["compile"]), (["background"], [])],
-    ids=["first", "second", "both", "compile", "background"],
+    ("stuck", "told"),
+    [(0, 1), *(pytest.param(*both, marks=pytest.mark.slow) for both in [(0, 0), (1, 0), (1, 1)])],
 )
-def test_two_processes_save_the_same_step(tmp_path, straight_on_two, signals_of):
-    run = Run(tmp_path / "run", straight_on_two.job)
-    codes, running = take_both(run, *signals_of)
-    assert codes == [PREEMPTED, PREEMPTED], said(running)
-    assert [last_saved(worker) for worker in running] == run.steps() * 2
-    codes, running = take_both(run, [], [])
-    assert codes == [0, 0], said(running)
-    run.check_like(straight_on_two)
+def test_a_stalled_input_of_one_of_two(tmp_path, straight_on_two, stuck, told):
+    """It has begun no execution that the other takes part in, so both are at the end of the last chunk."""
+    check_stalled(tmp_path, straight_on_two, Job("", data="generator", k=4), "stall", stuck, told, 11)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stuck", "told"), [(0, 1), (1, 1)])
+def test_a_stalled_source_of_one_of_two(tmp_path, straight_on_two, stuck, told):
+    check_stalled(tmp_path, straight_on_two, Job("", data="source 0", k=4), "stall", stuck, told, 31)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("stuck", "told"), [(0, 1), (1, 0)])
+def test_a_stalled_validation_of_one_of_two(tmp_path, straight_on_two, stuck, told):
+    job = Job("", data="generator", k=4, validated=True)
+    check_stalled(tmp_path, straight_on_two, job, "stalled validation", stuck, told, 31)

@@ -21,10 +21,13 @@ import numpy as np
 
 import kdist
 from kdist.checkpoint.directory import by_path
+from kdist.data import stream
 
 FOREVER = 120.0
 """Longer than any test waits."""
 BATCH, STEPS = 4, 30
+THIRD_EPOCH = 6 * STEPS
+"""A read of a row in the third epoch, where each of two processes reads two rows a step, and 36 before training."""
 FILE_BYTES = 4096
 """The size of a file at which a full disk is full."""
 
@@ -42,6 +45,7 @@ class Job:
         validated: Whether epochs are validated; by a "generator" where the data are one.
         signals: The phases in each of which SIGTERM comes once: "compile", "train", "validation", "save" (before it
             begins), "background" (while it is written), "stall" (of the input) or "stalled validation".
+        stalls: "stall" or "stalled validation", without a signal of its own.
         handles: Whether the script has a handler of its own for it.
         full: Whether the disk is full from the second epoch on.
         coordinator: Where two processes meet; empty for one.
@@ -55,6 +59,7 @@ class Job:
     epochs: int = 3
     validated: bool = False
     signals: list[str] = dataclasses.field(default_factory=list)
+    stalls: str = ""
     handles: bool = False
     full: bool = False
     coordinator: str = ""
@@ -66,11 +71,13 @@ class Phases:
 
     Attributes:
         left: The phases that are still to come.
+        stalls: The one in which the input stalls, and a signal comes from outside.
         epoch: The epoch that is trained; -1 before the first.
     """
 
     def __init__(self) -> None:
         self.left: list[str] = []
+        self.stalls = ""
         self.epoch = -1
 
     def reach(self, phase: str) -> None:
@@ -83,7 +90,11 @@ class Phases:
         """Where an input stalls, if it is to."""
         if phase in self.left:
             threading.Timer(0.5, self.reach, [phase]).start()
-            time.sleep(FOREVER)
+        elif phase == self.stalls:
+            print("stalled", flush=True)
+        else:
+            return
+        time.sleep(FOREVER)
 
 
 PHASES = Phases()
@@ -142,6 +153,18 @@ def rows() -> tuple[np.ndarray, np.ndarray]:
     return rng.random((n, 6), np.float32), rng.random((n, 1), np.float32)
 
 
+class Source(list[tuple[np.ndarray, np.ndarray]]):
+    """Rows by number; on each of two processes it stalls when a third epoch is read."""
+
+    reads = 0
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        self.reads += 1
+        if self.reads == THIRD_EPOCH:
+            PHASES.block("stall")
+        return super().__getitem__(index)
+
+
 def generate() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Other batches in every epoch; it stalls in the second one."""
     rng = np.random.default_rng(1)
@@ -174,7 +197,7 @@ def fit(model: kdist.Model, job: Job) -> kdist.callbacks.History:
     if job.data == "generator":
         return model.fit(generate(), steps_per_epoch=STEPS, **how)
     workers = int(job.data.removeprefix("source "))
-    source = list(zip(x, y, strict=True))
+    source = Source(zip(x, y, strict=True))
     return model.fit(kdist.data.from_source(source, batch_size=BATCH, workers=workers), **how)
 
 
@@ -194,7 +217,8 @@ def main() -> None:
         signal.signal(signal.SIGTERM, lambda number, frame: print("own handler", flush=True))
     if job.coordinator:
         kdist.initialize(job.coordinator, 2, job.process_id, initialization_timeout=60)
-    PHASES.left = job.signals
+        stream.MAX_STREAM_STEPS = 10  # several chunks in an epoch
+    PHASES.left, PHASES.stalls = job.signals, job.stalls
     model = kdist.Model(Net())
     model.compile("adam", "mse", metrics=["mae"], steps_per_execution=job.k)
     history = fit(model, job)
