@@ -10,6 +10,7 @@ import dataclasses
 import importlib
 import importlib.util
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -59,6 +60,7 @@ class Config:
         cache: Whether the rows are kept on the devices; "auto" by default.
         check_finite: Whether to read all data once, first, and refuse NaN and infinity; False by default.
         devices: How many of the devices to use; all by default.
+        zero_stage: How much of the state is split over them, see `kdist.DataParallel`; 0, nothing, by default.
         verbose: 0 silent, 1 or auto a bar in a terminal and a line an epoch elsewhere, 2 lines; "auto" by default.
         run_dir: Where the run is written: a new directory; runs/NAME/TIME by default.
 
@@ -89,6 +91,7 @@ class Config:
     cache: bool | Literal["auto"] = "auto"
     check_finite: bool = False
     devices: int | None = None
+    zero_stage: Literal[0, 1, 2, 3] = 0
     verbose: Literal["auto", 0, 1, 2] = "auto"
     run_dir: str | None = None
 
@@ -155,8 +158,11 @@ class Config:
         arguments = {} if self.learning_rate is None else {"learning_rate": self.learning_rate}
         return optimizers.get(self.optimizer, **arguments)
 
-    def make_model(self) -> Model:
+    def make_model(self, devices: Sequence[Any] | None = None) -> Model:
         """The compiled model.
+
+        Args:
+            devices: What it is compiled for; by default those that are here, as many as the field says.
 
         Raises:
             ConfigError: A field has a value that `kdist.Model.compile` refuses, or there are not so many `devices`.
@@ -178,18 +184,19 @@ class Config:
             steps_per_execution=self.steps_per_execution,
             precision=self.precision,
             microbatches=self.microbatches,
-            distribution=self._distribution(),
+            distribution=self._distribution(devices),
         )
+        model.trainer.config = self.to_dict()
         return model
 
-    def _distribution(self) -> DataParallel:
+    def _distribution(self, devices: Sequence[Any] | None) -> DataParallel:
         import jax
 
-        if self.devices is None:
-            return DataParallel()
-        if not 1 <= self.devices <= jax.device_count():
-            raise ConfigError(f"devices must lie in 1 .. {jax.device_count()}. Received: {self.devices}.")
-        return DataParallel(devices=jax.devices()[: self.devices])
+        if devices is None and self.devices is not None:
+            if not 1 <= self.devices <= jax.device_count():
+                raise ConfigError(f"devices must lie in 1 .. {jax.device_count()}. Received: {self.devices}.")
+            devices = jax.devices()[: self.devices]
+        return DataParallel(zero_stage=self.zero_stage, devices=devices)
 
     def replace(self, **fields: Any) -> Config:
         """A copy with other values.

@@ -175,6 +175,18 @@ class Execution:
             for (after, flag), sums in self._run(self._train, (state, over), feed, start, steps):
                 yield after, flag, sums
 
+    def trace(self, state: TrainState, feed: Feed) -> jax.stages.Traced:
+        """The training program for a state and a feed of these shapes, traced and not yet compiled.
+
+        Args:
+            state: Arrays, or `jax.ShapeDtypeStruct` with shardings.
+            feed: Alike.
+        """
+        flag = jax.ShapeDtypeStruct((), bool, sharding=self._distribution.replicated)
+        carried = state if self.nonfinite is None else (state, flag)
+        counts = (np.int32(0),) if self._chain else (np.int32(0), np.int32(1), 0)
+        return self._train.trace(carried, feed, *counts)  # type: ignore[attr-defined]
+
     def test(self, state: TrainState, feed: Feed, start: int, steps: int) -> list[Packed]:
         """Evaluates `steps` batches; returns sums to be added up."""
         return [sums for _, sums in self._run(self._test, state, feed, start, steps)]

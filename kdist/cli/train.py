@@ -25,11 +25,14 @@ from kdist.distribution import agree, initialize, is_main_process
 from kdist.errors import ConfigError, unknown_name
 from kdist.model import Model
 from kdist.typing import Logs
+from kdist.versions import installed
 
 SECONDS_BETWEEN_SAVES = 30.0
 """What a killed run loses at most, but for the time of an epoch."""
 DESCRIPTION = "config.json"
-MAY_CHANGE = "name epochs verbose run_dir devices steps_per_execution microbatches cache check_finite".split()
+MAY_CHANGE = (
+    "name epochs verbose run_dir devices zero_stage steps_per_execution microbatches cache check_finite".split()
+)
 """Fields that a run may go on with other values of: they decide nothing that it computes."""
 
 
@@ -103,7 +106,12 @@ class _Description(Callback):
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         if is_main_process():
-            description = {"source": self.source, "fields": self.config.to_dict(), "versions": _versions()}
+            description = {
+                "source": self.source,
+                "fields": self.config.to_dict(),
+                "versions": installed(),
+                "mesh": self.model.progress()["mesh"],
+            }
             text = json.dumps(description, indent=2) + "\n"
             try:
                 self.directory.mkdir(parents=True, exist_ok=True)
@@ -130,7 +138,7 @@ def _fit(model: Model, data: Data, config: Config, callbacks: list[Callback]) ->
     )
 
 
-def override(config: Config, source: str, arguments: Sequence[str]) -> Config:
+def override(config: Config, source: str, arguments: Sequence[str], command: str = "train") -> Config:
     """The config with fields set from command line arguments, each by its type.
 
     Raises:
@@ -143,7 +151,7 @@ def override(config: Config, source: str, arguments: Sequence[str]) -> Config:
         type(config),
         default=config,
         args=list(arguments),
-        prog=f"kdist train {source}",
+        prog=f"kdist {command} {source}",
         description=f"Fields of {source}.",
         return_unknown_args=True,
     )
@@ -199,23 +207,6 @@ def _check_same_fields(path: Path, config: Config) -> None:
             f"The run in {path.parent} was begun otherwise: {'; '.join(changed)}. Go on with the same fields, or start "
             "a run in another directory."
         )
-
-
-def _versions() -> dict[str, Any]:
-    import flax
-    import optax
-
-    from kdist import __version__
-
-    return {
-        "kdist": __version__,
-        "jax": jax.__version__,
-        "flax": flax.__version__,
-        "optax": optax.__version__,
-        "platform": jax.default_backend(),
-        "devices": jax.device_count(),
-        "processes": jax.process_count(),
-    }
 
 
 def _farewell(history: History, seconds: float, directory: Path) -> str:

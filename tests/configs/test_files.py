@@ -12,7 +12,8 @@ from kdist.cli import main
 from kdist.data import example_batch, is_loader
 
 FILES = sorted((Path(__file__).parents[2] / "configs").glob("*.py"))
-SMALL = {"char_lm": "--window 16 --width 16 --layers 1 --steps 6 --held-out 2000".split()}
+_TEXT = "--window 16 --width 16 --steps 6 --held-out 2000 --layers".split()
+SMALL = {"char_lm": [*_TEXT, "1"], "transformer_1b": [*_TEXT, "2", "--learning-rate", "1e-2"]}
 """Overrides that make a run short."""
 
 
@@ -22,7 +23,7 @@ def train(path, directory, *arguments):
 
 
 def test_there_is_a_config_for_each_kind_of_model():
-    wanted = {"char_lm", "digits", "digits_augmented", "digits_cnn", "digits_nnx", "digits_halves"}
+    wanted = {"char_lm", "digits", "digits_augmented", "digits_cnn", "digits_nnx", "digits_halves", "transformer_1b"}
     assert {path.stem for path in FILES} >= wanted
 
 

@@ -1,0 +1,274 @@
+"""What a training step will need, before there is a machine for it: its own program, compiled for that machine here.
+
+What is compiled is the program that `fit` would run; nothing is run.  Bytes and collectives are read off it.  Seconds
+are a roofline: each resource at its published peak, so that real steps take longer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import jax
+import numpy as np
+
+from kdist.chips import CHIPS, Chip
+from kdist.data.feed import CHUNK_BYTES, CHUNKS_AHEAD, Feed
+from kdist.distribution import DataParallel
+from kdist.errors import ConfigError, DistributionError
+from kdist.programs import Moved, Work, collectives, work
+from kdist.typing import Batch, PyTree
+
+if TYPE_CHECKING:
+    from kdist.trainer import Trainer
+
+_REFUSED = re.compile(r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM")
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What a step of training needs of a device.
+
+    Attributes:
+        devices: N, over all slices.
+        chip: What each of them is; None where nothing is published of it.
+        batch_size: Rows of a step, over all devices.
+        microbatches: The parts that a shard's rows are worked through in.
+        zero_stage: How much of the state is split.
+        params_bytes: Of the parameters and of other variables, on a device.
+        opt_bytes: Of the optimizer's state.
+        batch_bytes: Of the chunks of batches that lie there at a time: the one in use, and those prepared.
+        temporary_bytes: Of all else that the program needs while it runs: activations, gradients, what is gathered.
+        capacity: Bytes that a device has; None if that is not known.
+        collectives: Those of a step.
+        work: The arithmetic of a step.
+        link_seconds: What the collectives take at the bandwidth of the links.
+        compile_seconds: What compiling took here.
+    """
+
+    devices: int
+    chip: Chip | None
+    batch_size: int
+    microbatches: int
+    zero_stage: int
+    params_bytes: int
+    opt_bytes: int
+    batch_bytes: int
+    temporary_bytes: int
+    capacity: float | None
+    collectives: list[Moved]
+    work: Work
+    link_seconds: float
+    compile_seconds: float
+
+    @property
+    def bytes(self) -> int:
+        """All that is needed of a device's memory."""
+        return self.params_bytes + self.opt_bytes + self.batch_bytes + self.temporary_bytes
+
+    @property
+    def fits(self) -> bool | None:
+        """Whether a device has that much; None if nobody knows."""
+        return None if self.capacity is None else self.bytes <= self.capacity
+
+    @property
+    def compute_seconds(self) -> float:
+        """The arithmetic at the chip's peak."""
+        return math.nan if self.chip is None else self.work.flops / self.chip.flops
+
+    @property
+    def memory_seconds(self) -> float:
+        """Operands and results of the arithmetic, and the state twice, at the bandwidth of the memory."""
+        if self.chip is None:
+            return math.nan
+        state = 2 * (self.params_bytes + self.opt_bytes)
+        return (self.work.memory_bytes + state) / self.chip.memory_bandwidth
+
+    @property
+    def step_seconds(self) -> float:
+        """What a step takes at the least, if nothing is hidden behind anything but memory behind arithmetic."""
+        return max(self.compute_seconds, self.memory_seconds) + self.link_seconds
+
+    @property
+    def mfu(self) -> float:
+        """The share of the peak that the step would reach; what is computed twice to save memory counts twice."""
+        return self.compute_seconds / self.step_seconds
+
+
+def devices_of(topology: str, slices: int = 1) -> list[Any]:
+    """The devices of a TPU slice, or of several, that need not be there; those that are there for "local".
+
+    Args:
+        topology: A chip and a shape, such as "v5e:16x16"; or "local".
+        slices: How many such slices.
+
+    Raises:
+        ConfigError: There is no such topology.
+        DistributionError: The compiler for TPUs is not installed.
+    """
+    if topology == "local":
+        return jax.devices()
+    kind = topology.partition(":")[0]
+    if kind not in CHIPS or not re.fullmatch(r"\w+:\d+(x\d+){1,2}", topology) or slices < 1:
+        raise ConfigError(
+            f"topology must be 'local' or a chip and a shape, such as v5e:16x16, of {', '.join(CHIPS)}, and slices at "
+            f"least 1. Received: {topology!r}, {slices}."
+        )
+    # It would ask the machine's metadata server, and wait for its answer, were this a TPU.
+    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_WORKER_ID", "0")):
+        os.environ.setdefault(name, value)
+    try:
+        import libtpu  # noqa: F401
+    except ImportError as error:
+        raise DistributionError(
+            "Programs for TPUs are compiled by libtpu, which needs no TPU: pip install 'kdist[tpu]'. Or plan for the "
+            "devices that are here: --topology local."
+        ) from error
+    from jax.experimental import topologies
+
+    how = {"num_slices": slices} if slices > 1 else {}
+    try:
+        with _quiet():
+            found = topologies.get_topology_desc(platform="tpu", topology_name=topology, **how)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(f"There is no topology {topology!r}: {error}") from error
+    return list(found.devices)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the TPU library, which is no Python, says on standard error of a machine that has no TPU."""
+    sys.stderr.flush()
+    with open(os.devnull, "w") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+def plan(trainer: Trainer, batch: Any) -> Plan:
+    """What `fit` of this trainer will need, on the devices of its distribution.
+
+    Args:
+        trainer: It trains nothing here.
+        batch: A global batch, ``(x, y)`` or ``(x, y, sample_weight)``, of arrays or of shapes, rows first.
+
+    Raises:
+        ConfigError: Losses or metrics do not map to the outputs, or there is no optimizer.
+        DataError: The batch does not fit the model.
+
+    Example:
+        >>> import flax.linen as nn, kdist
+        >>> trainer = kdist.Trainer(nn.Dense(2), optimizer="adam", loss="mse", distribution=DataParallel(
+        ...     devices=jax.devices()[:1]))
+        >>> x, y = np.ones((8, 3), np.float32), np.ones((8, 2), np.float32)
+        >>> found = plan(trainer, (x, y))
+        >>> found.params_bytes, found.opt_bytes, found.work.flops, found.collectives
+        (32, 76, 192.0, [])
+    """
+    if trainer.optimizer is None:
+        raise ConfigError("A model without an optimizer is not trained: there is nothing to plan.")
+    distribution = trainer.distribution
+    shapes = _shapes(batch)
+    rows = jax.tree.leaves(shapes.x)[0].shape[0]
+    state = trainer.shapes(shapes)
+    binding = trainer.bind(state, shapes)
+    feed = _feed(shapes, rows, distribution, distribution.num_devices * trainer.microbatches)
+    traced = binding.execution.trace(state, feed)
+    began = time.perf_counter()
+    lowered = traced.lower()
+    text, temporary = "", 0
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:  # the compiler itself refuses what cannot fit
+        refused = _REFUSED.search(str(error))
+        if refused is None:
+            raise
+        temporary = int(float(refused[1]) * 1024 ** _UNITS[refused[2]])
+    else:
+        memory = compiled.memory_analysis()
+        text = compiled.as_text()
+        temporary = memory.peak_memory_in_bytes - memory.argument_size_in_bytes + memory.generated_code_size_in_bytes
+    seconds = time.perf_counter() - began
+    chip = _chip(distribution)
+    moved = collectives(text)
+    return Plan(
+        devices=distribution.num_devices,
+        chip=chip,
+        batch_size=rows,
+        microbatches=trainer.microbatches,
+        zero_stage=distribution.zero_stage,
+        params_bytes=_held((state.params, state.model_state)),
+        opt_bytes=_held(state.opt_state),
+        batch_bytes=_held(feed) * (1 + CHUNKS_AHEAD),
+        temporary_bytes=temporary,
+        capacity=_capacity(distribution, chip),
+        collectives=moved,
+        work=work(traced.jaxpr),
+        link_seconds=_link_seconds(moved, chip, distribution),
+        compile_seconds=seconds,
+    )
+
+
+def _shapes(batch: Any) -> Batch:
+    from kdist.trainer import as_batch
+
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), as_batch(batch))
+
+
+def _feed(batch: Batch, rows: int, distribution: DataParallel, multiple: int) -> Feed:
+    """The shapes of a streamed chunk of such batches; see `kdist.data.Feeder`."""
+    width = -(-rows // multiple) * multiple
+    a_step = sum(math.prod(a.shape[1:]) * width * a.dtype.itemsize for a in jax.tree.leaves(batch))
+    steps = max(1, CHUNK_BYTES // max(1, a_step))
+    place = distribution.batch_sharding(axis=1)
+    valid = None if width == rows else jax.ShapeDtypeStruct((rows,), np.float32)
+    chunk = jax.tree.map(
+        lambda a: jax.ShapeDtypeStruct((steps, width, *a.shape[1:]), a.dtype, sharding=place),
+        dataclasses.replace(batch, valid=valid),
+    )
+    return Feed(chunk, None, valid is not None)
+
+
+def _held(tree: PyTree) -> int:
+    """Bytes that a device holds of arrays with shardings."""
+    return sum(
+        math.prod(a.sharding.shard_shape(a.shape))
+        * (8 if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key) else a.dtype.itemsize)
+        for a in jax.tree.leaves(tree)
+    )
+
+
+def _chip(distribution: DataParallel) -> Chip | None:
+    kind = distribution.mesh.devices.flat[0].device_kind
+    return next((chip for chip in CHIPS.values() if chip.kind == kind), None)
+
+
+def _capacity(distribution: DataParallel, chip: Chip | None) -> float | None:
+    if chip is not None:
+        return chip.memory
+    stats = distribution.mesh.devices.flat[0].memory_stats()
+    return stats and stats.get("bytes_limit")
+
+
+def _link_seconds(moved: list[Moved], chip: Chip | None, distribution: DataParallel) -> float:
+    """What collectives take: over the network of the data centre where they reach beyond a slice."""
+    if chip is None:
+        return math.nan if moved else 0.0
+    replicas, inside = distribution.mesh.devices.shape
+
+    def bandwidth(group: int) -> float:
+        return chip.slice_bandwidth if replicas > 1 and group != inside else chip.link_bandwidth
+
+    return sum(m.sent / bandwidth(m.group) for m in moved)
