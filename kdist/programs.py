@@ -33,6 +33,7 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _ARRAY = re.compile(r"\b([a-z]+[a-z0-9]*)\[([0-9,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
 _GROUP = re.compile(r"replica_groups=(?:\{\{([0-9,]*)\}|\[\d+,(\d+)\]|mesh\[(.*?)\] \{(.*?)\})")
 
 
@@ -128,7 +129,7 @@ def _conv_flops(left: Any, right: Any, out: Any, params: dict[str, Any]) -> floa
     return 2.0 * out.size * right.size / right.shape[params["dimension_numbers"].rhs_spec[0]]
 
 
-_FLOPS = {"dot_general": _dot_flops, "conv_general_dilated": _conv_flops}
+_FLOPS: dict[str, Callable[..., float]] = {"dot_general": _dot_flops, "conv_general_dilated": _conv_flops}
 
 
 def collectives(text: str) -> list[Moved]:
@@ -211,6 +212,9 @@ def _trips(computations: dict[str, _Computation], arguments: str) -> int:
 
 def _group_size(arguments: str) -> int:
     """How many devices a collective is among; XLA writes them as lists, as a shape, or as axes of a mesh."""
+    pairs = _PAIRS.search(arguments)
+    if pairs is not None:  # a permutation: from each device to another
+        return pairs[1].count("{")
     group = _GROUP.search(arguments)
     if group is None:
         return 1

@@ -21,7 +21,7 @@ from kdist import config as configs
 from kdist.callbacks import BackupAndRestore, Callback, History, JSONLLogger
 from kdist.config import Config, Data
 from kdist.data import is_loader
-from kdist.distribution import agree, initialize, is_main_process
+from kdist.distribution import agree, check_agreement, initialize, is_main_process
 from kdist.errors import ConfigError, unknown_name
 from kdist.model import Model
 from kdist.typing import Logs
@@ -74,6 +74,7 @@ def run(source: str, arguments: Sequence[str], *, resume: bool = False) -> None:
     """
     initialize()
     config = override(configs.load(source), source, arguments)
+    check_agreement(**{f"the config's {name}": repr(value) for name, value in config.to_dict().items()})
     directory = _run_directory(config, resume=resume)
     model, data = config.make_model(), config.make_data()
     logger = JSONLLogger(directory / "history.jsonl")

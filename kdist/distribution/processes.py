@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
+import json
 import os
+import socket
+from collections.abc import Iterator
 
 import jax
 import numpy as np
+from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
+from jax._src.clusters import ClusterEnv
+from jax._src.xla_bridge import backends_are_initialized
 
+from kdist.distribution import rendezvous
 from kdist.errors import DistributionError
-
-_CLUSTER_VARIABLES = (
-    "TPU_WORKER_HOSTNAMES",
-    "MEGASCALE_COORDINATOR_ADDRESS",
-    "KUBERNETES_SERVICE_HOST",
-    "SLURM_JOB_ID",
-    "OMPI_MCA_orte_hnp_uri",
-)
-
 
 SHUTDOWN_SECONDS = 300
 """How long a process that is done waits for the others, which may still write; an `Alarm` tells failures at once."""
@@ -33,60 +33,226 @@ def initialize(
 ) -> None:
     """Joins the processes of a run.  Call it first, before any other use of JAX.
 
-    What is not given is taken from ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and
-    ``JAX_PROCESS_ID``, or found where JAX knows the environment (Cloud TPU, GKE, Slurm, Open MPI).  Where
-    there is nothing to join, it does nothing.
+    What is not given is taken from ``JAX_COORDINATOR_ADDRESS``, ``JAX_NUM_PROCESSES`` and ``JAX_PROCESS_ID``, or found
+    where JAX knows the environment (Cloud TPU, GKE, Kubernetes, Slurm, Open MPI).  Where there is nothing to join, it
+    does nothing.
+
+    The processes meet before JAX joins them: one that is missing, that has other versions of kdist, Python, JAX, Flax
+    or optax, or that counts them differently is named in an error that all of them raise.
 
     Args:
         coordinator_address: ``host:port`` of process 0, reachable from all; found as said above by default.
         num_processes: How many processes there are; found as said above by default.
         process_id: Which of them this is, from 0; found as said above by default.
-        initialization_timeout: Seconds to wait for all to join; 300 by default.
+        initialization_timeout: Seconds to wait for all to join; 300 by default. The least of all processes' counts.
         heartbeat_timeout: Seconds after which a silent process counts as dead; 60 by default.
-        bind_address: ``host:port`` that process 0 listens on; by default the coordinator's address if that is given,
-            not every interface of the host.
+        bind_address: ``host:port`` that process 0 listens on, as ``0.0.0.0:8476`` for every interface of the host; by
+            default ``JAX_COORDINATOR_BIND_ADDRESS``, or the coordinator's address and no other.
 
     Raises:
-        DistributionError: Arguments are missing or out of range, JAX was already in use, or the
-            processes did not come together in time.
+        DistributionError: Arguments are missing or out of range, JAX was already in use, the port is, the coordinator's
+            address leads nowhere from other hosts, or the processes did not come together in time or are not alike.
 
     Example:
         >>> initialize(num_processes=1)  # nothing to join
     """
     if jax.distributed.is_initialized():
         return
-    coordinator_address = coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
-    num_processes = _from_environment(num_processes, "JAX_NUM_PROCESSES")
-    process_id = _from_environment(process_id, "JAX_PROCESS_ID")
-    given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
-    missing = [name for name, value in given.items() if value is None]
-    if num_processes == 1 and coordinator_address is None:
+    membership = find(coordinator_address, num_processes, process_id, seconds=initialization_timeout)
+    if membership is None:
         return
-    if 0 < len(missing) < 3:
+    bind_address = bind_address or membership.bind_address
+    membership.check(bind_address)
+    if backends_are_initialized():
         raise DistributionError(
-            f"kdist.initialize needs {', '.join(missing)} too, or none of the three. Received: {given}."
+            f"{membership} cannot join the run, since JAX was used before. Call kdist.initialize before any other use "
+            "of JAX."
         )
-    if num_processes is not None and process_id is not None and not 0 <= process_id < num_processes:
-        raise DistributionError(f"process_id must lie in 0 .. num_processes - 1. Received: {given}.")
-    alone = len(missing) == 3 and not any(name in os.environ for name in _CLUSTER_VARIABLES)
+    _, bind_address = rendezvous.meet(
+        membership.coordinator_address,
+        membership.num_processes,
+        membership.process_id,
+        seconds=initialization_timeout,
+        bind_address=bind_address,
+    )
     try:
         jax.distributed.initialize(
-            coordinator_address,
-            num_processes,
-            process_id,
+            membership.coordinator_address,
+            membership.num_processes,
+            membership.process_id,
+            membership.local_device_ids,
+            cluster_detection_method="deactivate",  # it was asked
             initialization_timeout=initialization_timeout,
             heartbeat_timeout_seconds=heartbeat_timeout,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
-            coordinator_bind_address=bind_address or coordinator_address,
+            coordinator_bind_address=bind_address,
         )
     except (RuntimeError, ValueError) as error:
-        # JAX asks the environment itself, and says so when there is no cluster; or it is in use already.
-        if len(missing) == 3 and (alone or "coordinator_address should be defined" in str(error)):
-            return
+        raise DistributionError(f"{membership} could not join the run: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Membership:
+    """A process's place among the several of a run.
+
+    Attributes:
+        coordinator_address: ``host:port`` of process 0.
+        num_processes: How many there are, two or more.
+        process_id: Which of them this is.
+        launcher: What they were started by: "Slurm", "Open MPI", ...; "arguments or JAX_*" if nothing had to be found.
+        local_device_ids: The devices that this process uses, where the launcher gives each process one; else None.
+    """
+
+    coordinator_address: str
+    num_processes: int
+    process_id: int
+    launcher: str
+    local_device_ids: list[int] | None = None
+
+    def __str__(self) -> str:
+        return (
+            f"Process {self.process_id} of {self.num_processes} (coordinator {self.coordinator_address}, from "
+            f"{self.launcher})"
+        )
+
+    @property
+    def bind_address(self) -> str:
+        """Where process 0 listens, unless it is told otherwise."""
+        return os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or self.coordinator_address
+
+    def check(self, bind_address: str) -> None:
+        """Refuses addresses that processes on other hosts cannot reach, where the launcher tells that there are some.
+
+        Args:
+            bind_address: Where process 0 listens.
+
+        Raises:
+            DistributionError: It leads to the loopback interface.
+        """
+        elsewhere = self._elsewhere()
+        addresses = {"coordinator_address": self.coordinator_address}
+        if self.process_id == 0:
+            addresses["bind_address"] = bind_address
+        for name, address in addresses.items():
+            if elsewhere and rendezvous.is_loopback(address):
+                raise DistributionError(
+                    f"{name} {address} is the loopback interface on {socket.gethostname()} (a host's own name may lead "
+                    f"there too: see /etc/hosts), and some processes are on other hosts: {elsewhere}. Give the address "
+                    "of process 0's host in the network that joins them."
+                )
+
+    def _elsewhere(self) -> str:
+        """What in the environment says that processes of this run are on other hosts; empty if nothing does.
+
+        A launcher may start processes that start runs of their own, so its numbers must be those of this run.
+        """
+        told = os.environ
+        own = str(self.num_processes), str(self.process_id)
+        if (told.get("SLURM_NTASKS"), told.get("SLURM_PROCID")) == own and _number("SLURM_STEP_NUM_NODES") > 1:
+            return f"SLURM_STEP_NUM_NODES={told['SLURM_STEP_NUM_NODES']}"
+        if (told.get("OMPI_COMM_WORLD_SIZE"), told.get("OMPI_COMM_WORLD_RANK")) == own:
+            local = _number("OMPI_COMM_WORLD_LOCAL_SIZE")
+            if 0 < local < self.num_processes:
+                return f"OMPI_COMM_WORLD_LOCAL_SIZE={local} of {self.num_processes}"
+        for name in ("TPU_PROCESS_ADDRESSES", "TPU_WORKER_HOSTNAMES"):
+            workers = [worker for worker in told.get(name, "").split(",") if worker]
+            slices = max(1, _number("MEGASCALE_NUM_SLICES"))
+            hosts = {worker.partition(":")[0] for worker in workers}
+            if len(workers) * slices == self.num_processes and (len(hosts) > 1 or slices > 1):
+                return f"{name}={told[name]}" + f" in {slices} slices" * (slices > 1)
+        return ""
+
+
+_LAUNCHERS = {
+    "OmpiCluster": "Open MPI",
+    "SlurmCluster": "Slurm",
+    "GkeTpuCluster": "Cloud TPU on GKE",
+    "GceTpuCluster": "Cloud TPU",
+    "K8sCluster": "Kubernetes",
+}
+"""JAX's names of the environments that it knows, and ours."""
+
+
+def launchers() -> Iterator[tuple[str, type[ClusterEnv]]]:
+    """The environments of a launcher that JAX finds itself in, with their names; it takes the first.
+
+    Each is looked for only when it is asked for: some ask the network.
+
+    Example:
+        >>> "Slurm" in dict(launchers())
+        False
+    """
+    for env in ClusterEnv._cluster_types:
+        if not env.opt_in_only_method and env.is_env_present():
+            yield _LAUNCHERS.get(env.__name__, env.__name__), env
+
+
+def find(
+    coordinator_address: str | None = None,
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    seconds: int = 300,
+) -> Membership | None:
+    """The place of this process among several, from arguments and the environment as `initialize` says.
+
+    Args:
+        coordinator_address: As there.
+        num_processes: As there.
+        process_id: As there.
+        seconds: How long to wait for a name of the coordinator to become known.
+
+    Returns:
+        The place; None if this process is alone.
+
+    Raises:
+        DistributionError: Something is missing, out of range, or cannot be read.
+
+    Example:
+        >>> find("10.0.0.1:8476", 2, 1).bind_address
+        '10.0.0.1:8476'
+    """
+    coordinator_address = coordinator_address or os.environ.get("JAX_COORDINATOR_ADDRESS")
+    num_processes = _from_environment(num_processes, "JAX_NUM_PROCESSES")
+    process_id = _from_environment(process_id, "JAX_PROCESS_ID")
+    launcher, devices = "arguments or JAX_*", None
+    if None in (coordinator_address, num_processes, process_id) and num_processes != 1:
+        try:
+            launcher, env = next(launchers(), (launcher, None))
+            if env is not None:
+                num_processes = env.get_process_count() if num_processes is None else num_processes
+                if num_processes == 1:
+                    return None
+                process_id = env.get_process_id() if process_id is None else process_id
+                coordinator_address = coordinator_address or env.get_coordinator_address(
+                    timeout_secs=seconds, override_coordinator_port=os.environ.get("JAX_COORDINATOR_PORT")
+                )
+                local = None if running_in_cloud_tpu_vm else env.get_local_process_id()
+                if local is not None and "JAX_LOCAL_DEVICE_IDS" not in os.environ:
+                    devices = [local]
+        except (RuntimeError, ValueError, KeyError, OSError, ImportError) as error:
+            raise DistributionError(
+                f"The environment cannot be read ({launcher}): {error!r}. Give coordinator_address, num_processes and "
+                "process_id instead."
+            ) from error
+    given = {"coordinator_address": coordinator_address, "num_processes": num_processes, "process_id": process_id}
+    if num_processes is not None and not 0 <= (process_id or 0) < num_processes:
+        raise DistributionError(f"process_id must lie in 0 .. num_processes - 1. Received: {given}.")
+    if num_processes == 1 or given == dict.fromkeys(given):
+        return None
+    if coordinator_address is None or num_processes is None or process_id is None:
+        missing = [name for name, value in given.items() if value is None]
         raise DistributionError(
-            f"This process could not join the run ({given}): {error} Call kdist.initialize before any other use of "
-            "JAX, give all processes the same coordinator_address and num_processes, and each its own process_id."
-        ) from error
+            f"kdist.initialize needs {', '.join(missing)} too, or none of the three. Received: {given}."
+        )
+    rendezvous.split(coordinator_address)
+    return Membership(coordinator_address, num_processes, process_id, launcher, devices)
+
+
+def _number(name: str) -> int:
+    """A count in the environment; 0 if there is none."""
+    value = os.environ.get(name, "")
+    return int(value) if value.isdecimal() else 0
 
 
 def _from_environment(value: int | None, name: str) -> int | None:
@@ -108,35 +274,30 @@ def is_main_process() -> bool:
     return jax.process_index() == 0
 
 
-TEXT_BYTES = 256
-"""How much of a value is compared between processes."""
-
-
 def check_agreement(**values: int | str) -> None:
     """Refuses, on every process, values that are not the same on all.  All must call it, at the same point.
 
+    Where all agree, which is what it costs, each process tells the others 32 bytes.
+
     Args:
-        values: Numbers or text, by the name that the error calls them; of text the first 256 bytes count.
+        values: Numbers or text, by the name that the error calls them.
 
     Raises:
-        DistributionError: One differs; it names the value and the processes.
+        DistributionError: Some differ; it names each, with its values and the processes that have them.
 
     Example:
         >>> check_agreement(epochs=3, batch_size=32)  # one process always agrees with itself
     """
     if jax.process_count() == 1:
         return
-    texts = [str(value).encode()[:TEXT_BYTES].ljust(TEXT_BYTES, b"\0") for value in values.values()]
-    everywhere = gather(b"".join(texts))
-    for n, name in enumerate(values):
-        own = slice(n * TEXT_BYTES, (n + 1) * TEXT_BYTES)
-        found = [told[own].rstrip(b"\0").decode(errors="replace") for told in everywhere]
-        other = next((i for i, value in enumerate(found) if value != found[0]), None)
-        if other is not None:
-            raise DistributionError(
-                f"All processes must train alike, but {name} is {found[0]} on process 0 and {found[other]} on process "
-                f"{other}. Give every process the same data, arguments and callbacks."
-            )
+    told = json.dumps({name: str(value) for name, value in values.items()}).encode()
+    if len(set(gather(hashlib.sha256(told).digest()))) == 1:
+        return
+    everywhere = gather(told.ljust(agree_on_most(len(told))))
+    differ = rendezvous.differences({process: json.loads(text) for process, text in enumerate(everywhere)})
+    raise DistributionError(
+        f"All processes must train alike, but {differ}. Give every process the same data, arguments and callbacks."
+    )
 
 
 def gather(told: bytes) -> list[bytes]:
