@@ -57,3 +57,16 @@ CHIPS = {
         ),
     )
 }
+
+
+def chip_of(kind: str) -> Chip | None:
+    """The chip that JAX calls so; None if nothing is published of it here.
+
+    Args:
+        kind: `jax.Device.device_kind`.
+
+    Example:
+        >>> chip_of("TPU v5 lite").name
+        'v5e'
+    """
+    return next((chip for chip in CHIPS.values() if chip.kind == kind), None)

@@ -56,7 +56,7 @@ class Config:
         seed: What parameters, dropout and orders are drawn from; 0 by default.
         steps_per_execution: How many steps run as one program; "auto" by default.
         precision: The dtype that the model computes in; "float32" by default.
-        microbatches: How many parts each batch is worked through in; 1 by default.
+        microbatches: How many parts each batch is worked through in, or "auto"; 1 by default.
         cache: Whether the rows are kept on the devices; "auto" by default.
         check_finite: Whether to read all data once, first, and refuse NaN and infinity; False by default.
         devices: How many of the devices to use; all by default.
@@ -87,7 +87,7 @@ class Config:
     seed: int = 0
     steps_per_execution: int | Literal["auto"] = "auto"
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    microbatches: int = 1
+    microbatches: int | Literal["auto"] = 1
     cache: bool | Literal["auto"] = "auto"
     check_finite: bool = False
     devices: int | None = None

@@ -83,7 +83,7 @@ class Model(ModelVariables, ModelSaving, GeneratorMethods):
         *,
         distribution: DataParallel | None = None,
         precision: Any = None,
-        microbatches: int = 1,
+        microbatches: int | str = 1,
         sample_weight_mode: Any = None,
         target_tensors: None = None,
         nonfinite: str | None = None,
@@ -109,7 +109,7 @@ class Model(ModelVariables, ModelSaving, GeneratorMethods):
             distribution: The devices; all of them by default.
             precision: None, the default, or "float32", "mixed_bfloat16" or "mixed_float16".
             microbatches: Work each batch through in this many parts, to save memory, with the result of the whole
-                batch; 1 by default.
+                batch; 1 by default.  "auto": the fewest, a power of two, with which it fits on a device.
             sample_weight_mode: "temporal" insists on weights for each time step, ``[rows, steps]``; None, the default,
                 takes weights of any shape that fits.  A list or dict of these for several outputs.
             target_tensors: Only None, the default: it has no meaning in JAX.

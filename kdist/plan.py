@@ -17,20 +17,16 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
-import numpy as np
 
-from kdist.chips import CHIPS, Chip
-from kdist.data.feed import CHUNK_BYTES, CHUNKS_AHEAD, Feed
-from kdist.distribution import DataParallel
+from kdist.chips import CHIPS, Chip, chip_of
+from kdist.data.feed import CHUNKS_AHEAD, shapes_of_chunk
+from kdist.distribution import DataParallel, bytes_a_device
 from kdist.errors import ConfigError, DistributionError
-from kdist.programs import Moved, Work, collectives, work
-from kdist.typing import Batch, PyTree
+from kdist.programs import Moved, Work, collectives, need, work
+from kdist.typing import Batch
 
 if TYPE_CHECKING:
     from kdist.trainer import Trainer
-
-_REFUSED = re.compile(r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM")
-_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,7 +165,7 @@ def plan(trainer: Trainer, batch: Any) -> Plan:
         DataError: The batch does not fit the model.
 
     Example:
-        >>> import flax.linen as nn, kdist
+        >>> import flax.linen as nn, kdist, numpy as np
         >>> trainer = kdist.Trainer(nn.Dense(2), optimizer="adam", loss="mse", distribution=DataParallel(
         ...     devices=jax.devices()[:1]))
         >>> x, y = np.ones((8, 3), np.float32), np.ones((8, 2), np.float32)
@@ -183,37 +179,26 @@ def plan(trainer: Trainer, batch: Any) -> Plan:
     shapes = _shapes(batch)
     rows = jax.tree.leaves(shapes.x)[0].shape[0]
     state = trainer.shapes(shapes)
+    microbatches = trainer.choose_microbatches(state, shapes)
     binding = trainer.bind(state, shapes)
-    feed = _feed(shapes, rows, distribution, distribution.num_devices * trainer.microbatches)
+    feed = shapes_of_chunk(shapes, distribution, distribution.num_devices * microbatches)
     traced = binding.execution.trace(state, feed)
     began = time.perf_counter()
-    lowered = traced.lower()
-    text, temporary = "", 0
-    try:
-        compiled = lowered.compile()
-    except jax.errors.JaxRuntimeError as error:  # the compiler itself refuses what cannot fit
-        refused = _REFUSED.search(str(error))
-        if refused is None:
-            raise
-        temporary = int(float(refused[1]) * 1024 ** _UNITS[refused[2]])
-    else:
-        memory = compiled.memory_analysis()
-        text = compiled.as_text()
-        temporary = memory.peak_memory_in_bytes - memory.argument_size_in_bytes + memory.generated_code_size_in_bytes
+    needed = need(traced.lower())
     seconds = time.perf_counter() - began
-    chip = _chip(distribution)
-    moved = collectives(text)
+    chip = chip_of(distribution.mesh.devices.flat[0].device_kind)
+    moved = collectives(needed.text)
     return Plan(
         devices=distribution.num_devices,
         chip=chip,
         batch_size=rows,
-        microbatches=trainer.microbatches,
+        microbatches=microbatches,
         zero_stage=distribution.zero_stage,
-        params_bytes=_held((state.params, state.model_state)),
-        opt_bytes=_held(state.opt_state),
-        batch_bytes=_held(feed) * (1 + CHUNKS_AHEAD),
-        temporary_bytes=temporary,
-        capacity=_capacity(distribution, chip),
+        params_bytes=bytes_a_device((state.params, state.model_state)),
+        opt_bytes=bytes_a_device(state.opt_state),
+        batch_bytes=bytes_a_device(feed) * (1 + CHUNKS_AHEAD),
+        temporary_bytes=needed.temporary_bytes,
+        capacity=distribution.memory_bytes,
         collectives=moved,
         work=work(traced.jaxpr),
         link_seconds=_link_seconds(moved, chip, distribution),
@@ -225,41 +210,6 @@ def _shapes(batch: Any) -> Batch:
     from kdist.trainer import as_batch
 
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), as_batch(batch))
-
-
-def _feed(batch: Batch, rows: int, distribution: DataParallel, multiple: int) -> Feed:
-    """The shapes of a streamed chunk of such batches; see `kdist.data.Feeder`."""
-    width = -(-rows // multiple) * multiple
-    a_step = sum(math.prod(a.shape[1:]) * width * a.dtype.itemsize for a in jax.tree.leaves(batch))
-    steps = max(1, CHUNK_BYTES // max(1, a_step))
-    place = distribution.batch_sharding(axis=1)
-    valid = None if width == rows else jax.ShapeDtypeStruct((rows,), np.float32)
-    chunk = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct((steps, width, *a.shape[1:]), a.dtype, sharding=place),
-        dataclasses.replace(batch, valid=valid),
-    )
-    return Feed(chunk, None, valid is not None)
-
-
-def _held(tree: PyTree) -> int:
-    """Bytes that a device holds of arrays with shardings."""
-    return sum(
-        math.prod(a.sharding.shard_shape(a.shape))
-        * (8 if jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key) else a.dtype.itemsize)
-        for a in jax.tree.leaves(tree)
-    )
-
-
-def _chip(distribution: DataParallel) -> Chip | None:
-    kind = distribution.mesh.devices.flat[0].device_kind
-    return next((chip for chip in CHIPS.values() if chip.kind == kind), None)
-
-
-def _capacity(distribution: DataParallel, chip: Chip | None) -> float | None:
-    if chip is not None:
-        return chip.memory
-    stats = distribution.mesh.devices.flat[0].memory_stats()
-    return stats and stats.get("bytes_limit")
 
 
 def _link_seconds(moved: list[Moved], chip: Chip | None, distribution: DataParallel) -> float:

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import jax
 from jax.extend.core import jaxprs_in_params
 
 SENT: dict[str, Callable[[float, int], float]] = {
@@ -33,6 +34,7 @@ _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _ARRAY = re.compile(r"\b([a-z]+[a-z0-9]*)\[([0-9,]*)\]")
 _CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computation)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_REFUSED = re.compile(r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM")
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
 _GROUP = re.compile(r"replica_groups=(?:\{\{([0-9,]*)\}|\[\d+,(\d+)\]|mesh\[(.*?)\] \{(.*?)\})")
 
@@ -87,6 +89,44 @@ class _Instruction:
 class _Computation:
     instructions: list[_Instruction] = dataclasses.field(default_factory=list)
     results: dict[str, str] = dataclasses.field(default_factory=dict)
+
+
+class Need(NamedTuple):
+    """What compiling a program says of it.
+
+    Attributes:
+        temporary_bytes: Of a device's memory, beside what the program is given: at its peak.
+        text: The compiled program; empty if the compiler refused it, for want of memory.
+    """
+
+    temporary_bytes: int
+    text: str
+
+
+def need(lowered: jax.stages.Lowered) -> Need:
+    """Compiles a program, and says what it needs; it is not run.
+
+    Args:
+        lowered: The program.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> need(jax.jit(lambda a: a + 1).lower(jnp.ones(1000))).temporary_bytes >= 4000
+        True
+    """
+    try:
+        compiled = lowered.compile()
+    except jax.errors.JaxRuntimeError as error:
+        refused = _REFUSED.search(str(error))
+        if refused is None:
+            raise
+        return Need(int(float(refused[1]) * 1024 ** " KMGT".index(refused[2] or " ")), "")
+    memory, text = compiled.memory_analysis(), compiled.as_text()
+    assert memory is not None and text is not None
+    beside = memory.peak_memory_in_bytes - memory.argument_size_in_bytes
+    if beside <= memory.output_size_in_bytes:  # the peak is known on TPUs; elsewhere the sum of all there ever is
+        beside = memory.temp_size_in_bytes
+    return Need(beside + memory.generated_code_size_in_bytes, text)
 
 
 def work(jaxpr: Any) -> Work:

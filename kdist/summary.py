@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import jax
 
+from kdist.distribution import bytes_a_device
 from kdist.modules import Layer
 from kdist.state import TrainState
 from kdist.typing import PyTree
@@ -33,8 +33,8 @@ def summary_table(name: str, layers: Sequence[Layer], state: TrainState) -> str:
         params = _subtree(state.params, layer.name)
         listed.append(params)
         title = f"{layer.name} ({layer.kind})" if layer.name else layer.kind
-        table.add_row(title, _shape(layer.output), f"{_count(params):,}", f"{_bytes(params):,}")
-    other, other_bytes = (of(state.params) - of(listed) for of in (_count, _bytes))
+        table.add_row(title, _shape(layer.output), f"{_count(params):,}", f"{bytes_a_device(params):,}")
+    other, other_bytes = (of(state.params) - of(listed) for of in (_count, bytes_a_device))
     if other > 0:
         table.add_row("(of the model itself)", "", f"{other:,}", f"{other_bytes:,}")
 
@@ -44,7 +44,9 @@ def summary_table(name: str, layers: Sequence[Layer], state: TrainState) -> str:
         "optimizer state": state.opt_state,
     }
     lines = [
-        f"{title}: {_count(tree):,} in {_bytes(tree):,} bytes a device" for title, tree in held.items() if _count(tree)
+        f"{title}: {_count(tree):,} in {bytes_a_device(tree):,} bytes a device"
+        for title, tree in held.items()
+        if _count(tree)
     ]
     console = Console(width=100, record=False, force_terminal=False)
     with console.capture() as capture:
@@ -65,11 +67,6 @@ def _subtree(params: PyTree, name: str) -> PyTree:
 
 def _count(tree: PyTree) -> int:
     return sum(a.size for a in jax.tree.leaves(tree))
-
-
-def _bytes(tree: PyTree) -> int:
-    """Bytes on one device, wherever the leaves are sharded."""
-    return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
 def _shape(output: PyTree) -> str:

@@ -21,6 +21,7 @@ from kdist import precision as precisions
 from kdist.binding import Binding, bind, misfit_as_data_error
 from kdist.callbacks import CallbackList, History
 from kdist.data import (
+    CHUNKS_AHEAD,
     AnyLoader,
     BatchLoader,
     Chunk,
@@ -32,8 +33,9 @@ from kdist.data import (
     described,
     example_batch,
     fingerprint,
+    shapes_of_chunk,
 )
-from kdist.distribution import Alarm, DataParallel, agree, check_agreement
+from kdist.distribution import Alarm, DataParallel, agree, agree_on_least, bytes_a_device, check_agreement
 from kdist.errors import ConfigError, DataError, NotCompiledError, said_of
 from kdist.loop import end_if_nonfinite, hint_if_late, sweep, warn_if_short, warn_of_the_end
 from kdist.metrics import Metric
@@ -41,6 +43,7 @@ from kdist.modules import Variables, adapt
 from kdist.objective import Objective, Plan
 from kdist.passes import Pass, PredictPass, TestPass, TrainPass, alphabetical
 from kdist.pauses import Pauses, Position, Reach
+from kdist.programs import need
 from kdist.stalls import Stalls
 from kdist.state import TrainState, shardings
 from kdist.step import Step
@@ -52,6 +55,9 @@ log = logging.getLogger(__name__)
 RUNS_ONCE = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
 """How initialisers are compiled on CPU: drawing weights takes a millisecond, optimising that a second."""
 
+
+MEMORY_SHARE = 0.9
+"""microbatches="auto" fills so much of a device's memory: the runtime needs some, and memory is never without gaps."""
 
 Drive = Callable[[Iterator[Callable[[], None]]], None]
 """Runs executions to their end."""
@@ -75,7 +81,8 @@ class Trainer:
         distribution: The devices; all of them by default.
         steps_per_execution: K, or "auto", the default.
         precision: None, the default, "float32", "mixed_bfloat16" or "mixed_float16".
-        microbatches: How many parts a shard's rows are worked through in; 1 by default.
+        microbatches: How many parts a shard's rows are worked through in; 1 by default.  "auto": the fewest, a power of
+            two, with which the batch fits in the memory of a device.
         seed: What parameters and dropout are drawn from; 0 by default.
         run_eagerly: Whether to compile nothing, for debugging; False by default.
         auto_scale_loss: Whether "mixed_float16" gets a loss scale that adapts itself; True by default.
@@ -119,7 +126,7 @@ class Trainer:
         distribution: DataParallel | None = None,
         steps_per_execution: int | str = "auto",
         precision: Any = None,
-        microbatches: int = 1,
+        microbatches: int | str = 1,
         seed: int = 0,
         run_eagerly: bool = False,
         auto_scale_loss: bool = True,
@@ -141,7 +148,8 @@ class Trainer:
         if steps_per_execution != "auto":
             _check_positive("steps_per_execution", steps_per_execution, "or 'auto'")
         self.steps_per_execution = steps_per_execution
-        self.microbatches = _check_positive("microbatches", microbatches)
+        self._chooses_microbatches = microbatches == "auto" and not run_eagerly
+        self.microbatches = 1 if microbatches == "auto" else _check_positive("microbatches", microbatches, "or 'auto'")
         self.seed = seed
         self.run_eagerly = bool(run_eagerly)
         if self.run_eagerly and jax.process_count() > 1:
@@ -296,7 +304,7 @@ class Trainer:
         compile_cache.enable()
         batch = as_batch(batch)
         leaves, structure = jax.tree.flatten((batch.x, batch.y, batch.weight))
-        key = (structure, tuple((a.shape[1:], a.dtype) for a in leaves))
+        key = (structure, tuple((a.shape[1:], a.dtype) for a in leaves), self.microbatches)
         if key not in self._bindings:
             self._bindings[key] = bind(
                 self.adapter,
@@ -313,6 +321,51 @@ class Trainer:
                 nonfinite=self.nonfinite,
             )
         return self._bindings[key]
+
+    def choose_microbatches(self, state: TrainState, batch: Any) -> int:
+        """With ``microbatches="auto"``, the fewest with which the batch fits; once they are chosen, they stay.
+
+        Programs are compiled for it, and not run.  All processes choose the same.
+
+        Args:
+            state: A state of the model, or its shapes.
+            batch: A global batch, arrays or shapes.
+
+        Returns:
+            How many there are.
+
+        Raises:
+            ConfigError: Not even one row at a time fits.
+
+        Example:
+            >>> import flax.linen as nn, kdist, numpy as np
+            >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse", microbatches="auto")
+            >>> batch = (np.ones((4, 3)), np.zeros((4, 1)))
+            >>> trainer.choose_microbatches(trainer.init(batch), batch)
+            1
+        """
+        memory = self.distribution.memory_bytes
+        if not self._chooses_microbatches or memory is None:  # a CPU has what the machine has
+            return self.microbatches
+        batch, devices = as_batch(batch), self.distribution.num_devices
+        shard = -(-jax.tree.leaves(batch.x)[0].shape[0] // devices)
+        needed = []
+        for parts in [2**n for n in range(shard.bit_length())]:
+            self.microbatches = parts
+            feed = shapes_of_chunk(batch, self.distribution, devices * parts)
+            program = need(self.bind(state, batch).execution.trace(state, feed).lower())
+            held = bytes_a_device(state) + (1 + CHUNKS_AHEAD) * bytes_a_device(feed)
+            needed.append(held + program.temporary_bytes)
+            fits = bool(program.text) and needed[-1] <= MEMORY_SHARE * memory
+            if agree_on_least(int(fits)):
+                self._chooses_microbatches = False
+                log.info("microbatches: %d, which need %.2f GiB a device", parts, needed[-1] / 2**30)
+                return parts
+        raise ConfigError(
+            f"microbatches='auto': a step needs {' then '.join(f'{n / 2**30:.2f}' for n in needed)} GiB a device in "
+            f"1, 2, 4, ... parts, and {MEMORY_SHARE:.0%} of {memory / 2**30:.2f} GiB are there. Split the state "
+            "(DataParallel(zero_stage=1), or 3), use jax.checkpoint in the model, a smaller batch or more devices."
+        )
 
     @property
     def traces(self) -> dict[str, int]:
@@ -787,6 +840,9 @@ class Trainer:
         if self.optimizer is None:
             raise NotCompiledError("Training needs an optimizer. Received: optimizer=None.")
         binding = self._bind_loader(state, loader)
+        if self._chooses_microbatches:
+            self.choose_microbatches(state, example_batch(loader))
+            binding = self._bind_loader(state, loader)
         if not binding.objective.trainable and type(self).train_step is Trainer.train_step:
             warnings.warn(
                 "The model has no loss and its module no penalties: nothing is learnt, and the loss is 0. Give compile "

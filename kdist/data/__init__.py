@@ -10,7 +10,7 @@ import numpy as np
 from kdist.data.arrays import DEFAULT_BATCH_SIZE, ArrayLoader, from_arrays
 from kdist.data.batches import BatchLoader, described, from_batches, unpack
 from kdist.data.class_weight import ClassWeight
-from kdist.data.feed import Chunk, ChunkFeeder, Feed, Feeder
+from kdist.data.feed import CHUNKS_AHEAD, Chunk, ChunkFeeder, Feed, Feeder, shapes_of_chunk
 from kdist.data.files import NpyRows, ParquetRows, decode_arrays, encode_arrays
 from kdist.data.fingerprint import check_same_data, fingerprint
 from kdist.data.loader import Loader
@@ -22,6 +22,7 @@ from kdist.typing import Batch
 AnyLoader = Loader | BatchLoader
 
 __all__ = [
+    "CHUNKS_AHEAD",
     "AnyLoader",
     "ArrayLoader",
     "BatchLoader",
@@ -46,6 +47,7 @@ __all__ = [
     "from_batches",
     "from_source",
     "is_loader",
+    "shapes_of_chunk",
     "unpack",
     "with_steps",
 ]

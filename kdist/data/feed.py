@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
@@ -375,6 +376,29 @@ class Feeder(ChunkFeeder):
         if self._check is not None:
             self._check(jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), batch))
         return dataclasses.replace(batch, valid=(order >= 0).astype(np.float32) if self.padded else None)
+
+
+def shapes_of_chunk(batch: Batch, distribution: DataParallel, multiple: int) -> Feed:
+    """A streamed chunk of such batches, with a `jax.ShapeDtypeStruct` in place of each array.
+
+    Args:
+        batch: Arrays or shapes, rows first.
+        distribution: The devices.
+        multiple: Every batch is padded to a multiple of this many rows.
+
+    Example:
+        >>> batch = Batch(jax.ShapeDtypeStruct((6, 1 << 20), jnp.float32))
+        >>> shapes_of_chunk(batch, DataParallel(devices=jax.devices()[:1]), multiple=4).rows.x.shape
+        (1, 8, 1048576)
+    """
+    rows = jax.tree.leaves(batch.x)[0].shape[0]
+    width = -(-rows // multiple) * multiple
+    valid = None if width == rows else jax.ShapeDtypeStruct((rows,), np.float32)
+    batch = dataclasses.replace(batch, valid=valid)
+    bytes_a_step = sum(math.prod(a.shape[1:]) * width * a.dtype.itemsize for a in jax.tree.leaves(batch))
+    steps, place = max(1, CHUNK_BYTES // max(1, bytes_a_step)), distribution.batch_sharding(axis=1)
+    chunk = jax.tree.map(lambda a: jax.ShapeDtypeStruct((steps, width, *a.shape[1:]), a.dtype, sharding=place), batch)
+    return Feed(chunk, None, valid is not None)
 
 
 def arrange(rows: np.ndarray, size: int, room: int, width: int) -> np.ndarray:

@@ -1,7 +1,7 @@
 """Processes and meshes: who takes part in a run, and which device holds which part of an array."""
 
 from kdist.distribution.alarm import Alarm
-from kdist.distribution.mesh import BATCH_AXES, DataParallel, whole
+from kdist.distribution.mesh import BATCH_AXES, DataParallel, bytes_a_device, whole
 from kdist.distribution.processes import (
     agree,
     agree_on_least,
@@ -19,6 +19,7 @@ __all__ = [
     "agree",
     "agree_on_least",
     "agree_on_most",
+    "bytes_a_device",
     "check_agreement",
     "gather",
     "initialize",

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 
 import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from kdist.chips import chip_of
 from kdist.errors import ConfigError, DistributionError
+from kdist.typing import PyTree
 
 BATCH_AXES = ("replica", "data")
 """The mesh axes that a batch is split over; a reduction over rows is one over both."""
@@ -153,6 +156,15 @@ class DataParallel:
         return self.mesh.devices.flat[0].platform
 
     @property
+    def memory_bytes(self) -> float | None:
+        """The memory of a device, as its maker or the runtime says; None if neither does, as of a CPU."""
+        device = self.mesh.devices.flat[0]
+        chip = chip_of(device.device_kind)
+        if chip is not None:
+            return chip.memory
+        return (device.memory_stats() or {}).get("bytes_limit")
+
+    @property
     def replicated(self) -> NamedSharding:
         """The sharding of what every device holds whole."""
         return NamedSharding(self.mesh, PartitionSpec())
@@ -170,6 +182,19 @@ class DataParallel:
             ('replica', 'data')
         """
         return NamedSharding(self.mesh, PartitionSpec(*(None,) * axis, BATCH_AXES))
+
+
+def bytes_a_device(tree: PyTree) -> int:
+    """The bytes that one device holds of a tree.
+
+    Args:
+        tree: Arrays, or shapes with shardings.
+
+    Example:
+        >>> bytes_a_device({"w": jax.numpy.ones((3, 4))})
+        48
+    """
+    return sum(math.prod(a.sharding.shard_shape(a.shape)) * a.dtype.itemsize for a in jax.tree.leaves(tree))
 
 
 def whole(array: jax.Array) -> jax.Array:
