@@ -29,6 +29,15 @@ if TYPE_CHECKING:
     from kdist.trainer import Trainer
 
 
+LIBTPU = {
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+}
+"""The TPU library is not to ask the machine's metadata server, nor to be the only one of its kind on this machine."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
     """What a step of training needs of a device.
@@ -44,7 +53,7 @@ class Plan:
         batch_bytes: Of the chunks of batches that lie there at a time: the one in use, and those prepared.
         temporary_bytes: Of all else that the program needs while it runs: activations, gradients, what is gathered.
         capacity: Bytes that a device has; None if that is not known.
-        collectives: Those of a step.
+        collectives: Those of a step; None if the compiler refused the program, since it cannot fit.
         work: The arithmetic of a step.
         link_seconds: What the collectives take at the bandwidth of the links.
         compile_seconds: What compiling took here.
@@ -60,7 +69,7 @@ class Plan:
     batch_bytes: int
     temporary_bytes: int
     capacity: float | None
-    collectives: list[Moved]
+    collectives: list[Moved] | None
     work: Work
     link_seconds: float
     compile_seconds: float
@@ -73,6 +82,8 @@ class Plan:
     @property
     def fits(self) -> bool | None:
         """Whether a device has that much; None if nobody knows."""
+        if self.collectives is None:
+            return False
         return None if self.capacity is None else self.bytes <= self.capacity
 
     @property
@@ -118,8 +129,7 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
             f"topology must be 'local' or a chip and a shape, such as v5e:16x16, of {', '.join(CHIPS)}, and slices at "
             f"least 1. Received: {topology!r}, {slices}."
         )
-    # It would ask the machine's metadata server, and wait for its answer, were this a TPU.
-    for name, value in (("TPU_SKIP_MDS_QUERY", "1"), ("TPU_WORKER_HOSTNAMES", "localhost"), ("TPU_WORKER_ID", "0")):
+    for name, value in LIBTPU.items():
         os.environ.setdefault(name, value)
     try:
         import libtpu  # noqa: F401
@@ -187,7 +197,7 @@ def plan(trainer: Trainer, batch: Any) -> Plan:
     needed = need(traced.lower())
     seconds = time.perf_counter() - began
     chip = chip_of(distribution.mesh.devices.flat[0].device_kind)
-    moved = collectives(needed.text)
+    moved = collectives(needed.text) if needed.text else None
     return Plan(
         devices=distribution.num_devices,
         chip=chip,
@@ -212,10 +222,10 @@ def _shapes(batch: Any) -> Batch:
     return jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), as_batch(batch))
 
 
-def _link_seconds(moved: list[Moved], chip: Chip | None, distribution: DataParallel) -> float:
+def _link_seconds(moved: list[Moved] | None, chip: Chip | None, distribution: DataParallel) -> float:
     """What collectives take: over the network of the data centre where they reach beyond a slice."""
-    if chip is None:
-        return math.nan if moved else 0.0
+    if moved is None or chip is None:
+        return 0.0 if moved == [] else math.nan
     replicas, inside = distribution.mesh.devices.shape
 
     def bandwidth(group: int) -> float:

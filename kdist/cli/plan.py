@@ -109,12 +109,12 @@ def _lines(found: Plan) -> Iterator[tuple[str, str]]:
     yield "  optimizer", size(found.opt_bytes)
     yield "  batch", f"{size(found.batch_bytes)}  (3 chunks of some 16 MiB over all devices)"
     yield "  temporaries", f"{size(found.temporary_bytes)}  (activations, gradients, what is gathered)"
-    for move in found.collectives:
+    for move in found.collectives or []:
         yield f"{move.kind}s a step", f"{move.count} among {move.group}, {size(move.sent)} sent by a device"
     if not found.collectives:
-        yield "collectives a step", "none"
+        yield "collectives a step", "none" if found.collectives == [] else "the compiler refused the program"
     yield "arithmetic a step", f"{found.work.flops / 1e9:,.1f} GFLOP a device"
-    if found.chip is not None:
+    if found.chip is not None and found.collectives is not None:
         yield (
             "a step at least",
             f"{duration(found.step_seconds)} = max(arithmetic {duration(found.compute_seconds)}, memory "
@@ -134,7 +134,7 @@ def _memory(found: Plan) -> str:
     if found.capacity is None:
         return f"{size(found.bytes)}; what a device has is not known"
     left = 1 - found.bytes / found.capacity
-    if left < 0:
+    if not found.fits:
         return f"{size(found.bytes)} of {size(found.capacity)}: DOES NOT FIT"
     advice = "" if left >= MARGIN else f", less than the {MARGIN:.0%} that had better stay free"
     return f"{size(found.bytes)} of {size(found.capacity)}: fits, {left:.0%} stay free{advice}"
@@ -160,8 +160,8 @@ def _search(config: Config, devices: list[Any], row: Batch, where: str, console:
             found = planned(config.replace(**fields), devices, row)
         plans.append(found)
         fits = {None: "?", True: "yes", False: "no"}[found.fits]
-        seconds = "" if found.chip is None else duration(found.step_seconds)
-        share = "" if found.chip is None else f"{found.mfu:.0%}"
+        timed = not math.isnan(found.step_seconds)
+        seconds, share = (duration(found.step_seconds), f"{found.mfu:.0%}") if timed else ("", "")
         table.add_row(
             *map(str, (batch_size, microbatches, stage, size(found.bytes), fits, seconds, f"{rate(found):,.0f}", share))
         )
