@@ -110,7 +110,7 @@ class PreemptionNotice:
         store: Any = global_state.client
         stalled = f"{_STALLED}{next(_meetings)}/"
         while not wait([future], POLL_SECONDS).done:
-            if store.key_value_try_get(_NOTICE):
+            if _has_come(store):
                 store.key_value_set(f"{stalled}{global_state.process_id}", "")
                 break
         else:
@@ -142,3 +142,14 @@ class PreemptionNotice:
             self._before(number, frame)
         if first and self._interruptible:
             raise Stalled
+
+
+def _has_come(store: Any) -> bool:
+    """Whether the runtime of some process has told all of the notice."""
+    try:
+        store.key_value_try_get(_NOTICE)
+    except jax.errors.JaxRuntimeError as error:
+        if "NOT_FOUND" not in str(error):
+            raise
+        return False
+    return True
