@@ -13,6 +13,9 @@ os.environ["XLA_FLAGS"] = " ".join(
         # The tests compile much and compute little.
         "--xla_backend_optimization_level=0",
         "--xla_llvm_disable_expensive_passes=true",
+        # The emitters by way of MLIR and the parts that one core cannot compile at once are half of all compiling.
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
     ]
 )
 

@@ -20,7 +20,7 @@ from kdist.distribution.alarm import leave
 from kdist.errors import ConfigError, KDistError
 from kdist.preemption import PREEMPTED, Preempted
 
-COMMANDS = ("train", "plan", "inspect", "launch", "doctor")
+COMMANDS = ("train", "plan", "verify", "inspect", "launch", "doctor")
 """In the order in which help shows them."""
 
 

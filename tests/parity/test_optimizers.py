@@ -347,7 +347,8 @@ def test_schedules(cls, given):
     steps = np.arange(25, dtype=np.int32)
     found = jax.jit(jax.vmap(ours))(steps)
     assert found.dtype == jnp.float32
-    np.testing.assert_allclose(found, jax.jit(jax.vmap(theirs))(steps), rtol=1e-5, atol=1e-7)
+    # Keras operation by operation: compiled as one, step / 7 may be step * (1 / 7), more than 1, and its power NaN.
+    np.testing.assert_allclose(found, jax.vmap(theirs)(steps), rtol=1e-5, atol=1e-7)
     np.testing.assert_allclose(ours(3), found[3], rtol=1e-6)
     assert ours.get_config() == theirs.get_config()
     assert schedules.deserialize(schedules.serialize(ours)).get_config() == ours.get_config()
