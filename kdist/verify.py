@@ -61,7 +61,8 @@ OF_MICROBATCHES = (
 )
 OTHER_ROWS = (
     "What it gives for a row, or what a remat or scan before it gives, depends on the other rows of its device, or on "
-    "how many they are (x.mean(0), x.shape[0]). Compute each row by itself, or reduce over the devices too: jax.lax.pmean(..., {axes!r})."
+    "how many they are (x.mean(0), x.shape[0]). Compute each row by itself, or reduce over the devices too: "
+    "jax.lax.pmean(..., {axes!r})."
 )
 ONE_NUMBER = (
     "The loss returns one number for the rows of a device, and the mean of these is the loss of the batch only where "
