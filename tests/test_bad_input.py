@@ -379,7 +379,7 @@ def test_unknown_keywords_are_a_type_error(regression):
     [
         ({"devices": 4}, "devices"),
         ({"devices": ()}, "devices"),
-        ({"zero_stage": 3}, "zero_stage.*3"),
+        ({"zero_stage": 4}, "zero_stage.*4"),
         ({"replicas": 0}, "replicas.*0"),
     ],
 )

@@ -161,7 +161,9 @@ def preempt_both(tmp_path, straight_on_two, phase, told):
 TOLD = pytest.mark.parametrize("told", [[0], [1], [0, 1]], ids=["first", "second", "both"])
 
 
-@TOLD
+@pytest.mark.parametrize(
+    "told", [[1], *(pytest.param(all_, marks=pytest.mark.slow) for all_ in ([0], [0, 1]))], ids=str
+)
 def test_two_processes_save_the_same_step(tmp_path, straight_on_two, told):
     preempt_both(tmp_path, straight_on_two, "train", told)
 
