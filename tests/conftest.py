@@ -1,6 +1,7 @@
 """Eight simulated devices, and what many tests need: a mesh of any size, small models and small data."""
 
 import os
+import socket
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["KERAS_BACKEND"] = "jax"
@@ -37,3 +38,11 @@ def devices():
 def rng():
     """A NumPy generator with a seed."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def address():
+    """Where nobody listens yet."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{s.getsockname()[1]}"

@@ -289,13 +289,6 @@ def test_the_launcher(monkeypatch, variables, findings):
 
 
 @pytest.fixture
-def address():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{s.getsockname()[1]}"
-
-
-@pytest.fixture
 def among(monkeypatch, address):
     """``among(process_id)``: this process is that one of two."""
     return lambda process_id: monkeypatch.setattr(

@@ -17,14 +17,6 @@ SECONDS = 30.0
 
 
 @pytest.fixture
-def address():
-    """Where nobody listens yet."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{s.getsockname()[1]}"
-
-
-@pytest.fixture
 def start(address):
     """``start(num_processes, process_id, seconds)``: one that comes, in a thread."""
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
