@@ -15,7 +15,8 @@ from types import FrameType
 from typing import Any, Self, TypeVar
 
 import jax
-from jax._src.distributed import global_state
+
+from kdist.distribution.store import exchange, store
 
 T = TypeVar("T")
 
@@ -25,10 +26,7 @@ POLL_SECONDS = 0.5
 """How often a process that waits for its data asks whether the notice has come to another."""
 
 _NOTICE = "RECEIVED_PREEMPTION_NOTICE"  # where the runtime itself tells all processes
-_STALLED = "kdist/stalled/"
-_READY = "kdist/ready"
-_LONG = 7 * 24 * 3600 * 1000  # milliseconds; a watchdog ends what lasts too long
-_polls, _meetings = itertools.count(1), itertools.count()  # of all fits of the process
+_polls = itertools.count(1)  # of all fits of the process
 
 
 class Preempted(SystemExit):
@@ -107,16 +105,12 @@ class PreemptionNotice:
         """
         if jax.process_count() == 1:
             return future.result()  # which `interruptible` ends
-        store: Any = global_state.client
-        stalled = f"{_STALLED}{next(_meetings)}/"
-        while not wait([future], POLL_SECONDS).done:
-            if _has_come(store):
-                store.key_value_set(f"{stalled}{global_state.process_id}", "")
-                break
-        else:
+        stalled = False
+        while not stalled and not wait([future], POLL_SECONDS).done:
+            stalled = _has_come()
+        if not stalled:
             future.result()  # an error is for the others to hear of, and not to meet
-        store.wait_at_barrier(_READY, _LONG)
-        if store.key_value_dir_get(stalled):
+        if exchange({"stalled": b""} if stalled else {}):
             self._came = True
             raise Stalled
         return future.result()
@@ -144,10 +138,10 @@ class PreemptionNotice:
             raise Stalled
 
 
-def _has_come(store: Any) -> bool:
+def _has_come() -> bool:
     """Whether the runtime of some process has told all of the notice."""
     try:
-        store.key_value_try_get(_NOTICE)
+        store().key_value_try_get(_NOTICE)
     except jax.errors.JaxRuntimeError as error:
         if "NOT_FOUND" not in str(error):
             raise

@@ -60,7 +60,6 @@ class Series:
         self.directory = Path(directory).absolute()
         self.keep, self.every, self.best, self.kind = keep, every, best, kind
         self._writing: writing.Writing | None = None
-        self._asked = 0
         self._order: list[int] = []
         self._values: dict[int, float] = {}
 
@@ -81,7 +80,6 @@ class Series:
         self._order = [*(n for n in self._order if n != number), number]
         meta = meta if value is None else {**meta, VALUE: value}
         self._writing = writing.begin(self.directory / str(number), trees, meta, kind=self.kind)
-        self._asked = 0
 
     @property
     def under_way(self) -> bool:
@@ -91,16 +89,11 @@ class Series:
     def check(self) -> None:
         """Finds out, without waiting, whether the last save is complete or has failed.  All processes call it.
 
-        Of several processes all must agree, which takes a collective: they do at the 1st, 2nd, 4th, 8th call and so on
-        after a save began, until it is complete.
-
         Raises:
             CheckpointError: It failed, here or on another process.
         """
         if self._writing is not None:
-            self._asked += 1
-            if jax.process_count() == 1 or self._asked.bit_count() == 1:
-                self._wait(0.0)
+            self._wait(0.0)
 
     def finish(self) -> None:
         """Waits until the last save is complete, and removes what need not be kept.  All processes call it.

@@ -42,8 +42,6 @@ FAILED, UNDER_WAY, WRITTEN = range(3)
 """What a process knows of its part; of several, the least is what holds for all."""
 ASK_SECONDS = 1.0
 """How often processes that wait for a save ask each other: where one has failed, the parts of others may never end."""
-TOLD_BYTES = 2000
-"""How much of its error a process tells the others."""
 
 
 class Writing:
@@ -101,9 +99,8 @@ class Writing:
 
     def _agreed_error(self) -> CheckpointError:
         """This process's error, or that of the first that has one."""
-        told = gather(str(self._error or "").encode()[:TOLD_BYTES].ljust(TOLD_BYTES, b"\0"))
-        texts = [text.rstrip(b"\0").decode(errors="replace") for text in told]
-        return self._error or CheckpointError(next(filter(None, texts)))
+        texts = gather(str(self._error or "").encode(errors="replace"))
+        return self._error or CheckpointError(next(filter(None, texts)).decode())
 
 
 class _Note:

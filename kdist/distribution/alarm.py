@@ -1,7 +1,7 @@
 """News of failures between processes, and how a process ends without waiting for the others.
 
-The news go through the key-value store of JAX's coordination service, which process 0 holds, and not through
-collectives: when one process fails, the others are stuck in exactly those.
+The news go through the store and not through collectives: when one process fails, the others are stuck in exactly
+those.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any, NoReturn, Self, TypeVar
 import jax
 from jax._src.distributed import global_state
 
+from kdist.distribution.store import store
 from kdist.errors import DistributionError
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class Alarm:
 
     def __enter__(self) -> Self:
         """The alarm itself, listening."""
-        if _store() is not None:
+        if store() is not None:
             self._news, self._number = None, str(next(_numbers))
             self._over = threading.Event()
             self._thread = threading.Thread(target=self._listen, name="kdist-alarm", daemon=True)
@@ -137,11 +138,11 @@ def announce(text: str, number: str = _EXIT) -> None:
     Example:
         >>> announce("HangError: no step for an hour")  # one process has nobody to tell
     """
-    store = _store()
-    if store is not None:
+    client = store()
+    if client is not None:
         text = text[-MOST_CHARACTERS:].rstrip("\n")
         key = f"{_NEWS}{number}/{global_state.process_id}"
-        _answer(lambda: store.key_value_set(key, text, allow_overwrite=True))
+        _answer(lambda: client.key_value_set(key, text, allow_overwrite=True))
 
 
 def leave(code: int) -> NoReturn:
@@ -163,13 +164,13 @@ def leave(code: int) -> NoReturn:
         flusher = threading.Thread(target=_flush, daemon=True)
         flusher.start()
         flusher.join(1.0)
-    store = _store()
-    if store is not None:
+    client = store()
+    if client is not None:
         if global_state.process_id == 0:
             with contextlib.suppress(jax.errors.JaxRuntimeError):  # its own store is shut down already
-                _wait_for_others(store)
+                _wait_for_others(client)
         else:
-            _answer(lambda: store.key_value_set(f"{_GONE}{global_state.process_id}", "", allow_overwrite=True))
+            _answer(lambda: client.key_value_set(f"{_GONE}{global_state.process_id}", "", allow_overwrite=True))
     os._exit(code)
 
 
@@ -196,11 +197,6 @@ def this_process() -> str:
     return f"process {global_state.process_id} of {global_state.num_processes}"
 
 
-def _store() -> Any:
-    """The client of the key-value store; None if this process is alone."""
-    return global_state.client if global_state.num_processes > 1 else None
-
-
 def _answer(ask: Callable[[], T]) -> T | None:
     """What the store says; None if it is gone, or does not answer in time."""
     answers: list[T] = []
@@ -221,8 +217,8 @@ def _answer(ask: Callable[[], T]) -> T | None:
 
 def _look() -> str | None:
     """What another process published, unless this one failed alike."""
-    store = _store()
-    for key, text in [] if store is None else store.key_value_dir_get(_NEWS):
+    client = store()
+    for key, text in [] if client is None else client.key_value_dir_get(_NEWS):
         number, process = key.removeprefix(_NEWS).split("/")
         if int(process) != global_state.process_id and (number == _EXIT or number not in _failed):
             return (
@@ -236,10 +232,10 @@ def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(error))
 
 
-def _wait_for_others(store: Any) -> None:
+def _wait_for_others(client: Any) -> None:
     deadline = time.monotonic() + LINGER_SECONDS
     while time.monotonic() < deadline:
-        if len(store.key_value_dir_get(_GONE)) == global_state.num_processes - 1:
+        if len(client.key_value_dir_get(_GONE)) == global_state.num_processes - 1:
             return
         time.sleep(0.05)
 
@@ -257,7 +253,7 @@ def _leave_after_error() -> None:
     Threads are not waited for either: one may be stuck in a save, or in a source.
     """
     error: Any = getattr(sys, "last_value", None)  # what the interpreter printed as its last act
-    if error is not None and _store() is not None:
+    if error is not None and store() is not None:
         announce(_traceback(error))
         write(f"This was {this_process()}.")
         leave(130 if isinstance(error, KeyboardInterrupt) else 1)

@@ -1,16 +1,13 @@
-"""Process start-up, and what the processes of a run decide together."""
+"""Process start-up: how a process finds its place among the several of a run, and joins them."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 import os
 import socket
 from collections.abc import Iterator
 
 import jax
-import numpy as np
 from jax._src.cloud_tpu_init import running_in_cloud_tpu_vm
 from jax._src.clusters import ClusterEnv
 from jax._src.xla_bridge import backends_are_initialized
@@ -262,105 +259,3 @@ def _from_environment(value: int | None, name: str) -> int | None:
         return int(os.environ[name])
     except ValueError:
         raise DistributionError(f"{name} must be an integer. Received: {os.environ[name]!r}.") from None
-
-
-def is_main_process() -> bool:
-    """Whether this is process 0, the one that prints and writes logs.
-
-    Example:
-        >>> is_main_process()
-        True
-    """
-    return jax.process_index() == 0
-
-
-def check_agreement(**values: int | str) -> None:
-    """Refuses, on every process, values that are not the same on all.  All must call it, at the same point.
-
-    Where all agree, which is what it costs, each process tells the others 32 bytes.
-
-    Args:
-        values: Numbers or text, by the name that the error calls them.
-
-    Raises:
-        DistributionError: Some differ; it names each, with its values and the processes that have them.
-
-    Example:
-        >>> check_agreement(epochs=3, batch_size=32)  # one process always agrees with itself
-    """
-    if jax.process_count() == 1:
-        return
-    told = json.dumps({name: str(value) for name, value in values.items()}).encode()
-    if len(set(gather(hashlib.sha256(told).digest()))) == 1:
-        return
-    everywhere = gather(told.ljust(agree_on_most(len(told))))
-    differ = rendezvous.differences({process: json.loads(text) for process, text in enumerate(everywhere)})
-    raise DistributionError(
-        f"All processes must train alike, but {differ}. Give every process the same data, arguments and callbacks."
-    )
-
-
-def gather(told: bytes) -> list[bytes]:
-    """What each process tells, in their order.  All must call it, at the same point, with as many bytes.
-
-    Args:
-        told: What this process tells.
-
-    Example:
-        >>> gather(b"one process hears itself")
-        [b'one process hears itself']
-    """
-    if jax.process_count() == 1:
-        return [told]
-    from jax.experimental import multihost_utils
-
-    return [one.tobytes() for one in multihost_utils.process_allgather(np.frombuffer(told, np.uint8))]
-
-
-def agree(value: int) -> int:
-    """Process 0's value, 0 .. 2**32 - 1, on every process.  All must call it, at the same point.
-
-    Args:
-        value: This process's value; only that of process 0 counts.
-
-    Example:
-        >>> import random
-        >>> seed = agree(random.getrandbits(32))  # the same on all processes
-        >>> 0 <= seed < 2**32
-        True
-    """
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.broadcast_one_to_all(np.uint32(value)))
-
-
-def agree_on_least(value: int) -> int:
-    """The least of all processes' values, of 32 bits.  All must call it, at the same point.
-
-    Args:
-        value: This process's value.
-
-    Example:
-        >>> agree_on_least(len(["a", "b", "c"]))  # as many rows as every process has
-        3
-    """
-    if jax.process_count() == 1:
-        return value
-    from jax.experimental import multihost_utils
-
-    return int(multihost_utils.process_allgather(np.int32(value)).min())
-
-
-def agree_on_most(value: int) -> int:
-    """The greatest of all processes' values, of 32 bits.  All must call it, at the same point.
-
-    Args:
-        value: This process's value.
-
-    Example:
-        >>> agree_on_most(len(["a", "b", "c"]))  # as many rows as the longest process has
-        3
-    """
-    return -agree_on_least(-value)

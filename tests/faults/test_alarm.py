@@ -141,7 +141,7 @@ def store(monkeypatch):
 
     def make(**texts):
         made = Store(**texts)
-        monkeypatch.setattr(alarms, "_store", lambda: made)
+        monkeypatch.setattr(alarms, "store", lambda: made)
         monkeypatch.setattr(alarms, "_numbers", itertools.count())
         monkeypatch.setattr(alarms, "_failed", set())
         return made
