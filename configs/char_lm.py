@@ -113,9 +113,13 @@ class Transformer(nn.Module):
         positions = self.param("positions", nn.initializers.normal(0.02), (self.window, self.width))
         x = nn.Embed(len(ALPHABET), self.width, embedding_init=nn.initializers.normal(0.02))(ids.astype(jnp.int32))
         x = nn.Dropout(self.dropout, deterministic=not train)(x + positions[: ids.shape[1]])
+        return nn.Dense(len(ALPHABET))(nn.LayerNorm()(self.blocks(x, train)))
+
+    def blocks(self, x, train: bool):
+        """Maps ``[b, T, W]`` to ``[b, T, W]`` by one block after the other."""
         for _ in range(self.layers):
             x = Block(self.heads, self.dropout)(x, train)
-        return nn.Dense(len(ALPHABET))(nn.LayerNorm()(x))
+        return x
 
 
 def bits_per_character(y_true, y_pred):

@@ -11,8 +11,7 @@ import dataclasses
 from typing import Literal
 
 import flax.linen as nn
-import jax.numpy as jnp
-from char_lm import ALPHABET, Block, CharLM
+from char_lm import Block, CharLM, Transformer
 
 import kdist
 
@@ -29,21 +28,11 @@ class Layer(nn.Module):
         return Block(self.heads, self.dropout)(x, train), None
 
 
-class ScannedTransformer(nn.Module):
-    """A decoder with learned positions, whose layers are a stack."""
+class ScannedTransformer(Transformer):
+    """The decoder, whose blocks are a stack."""
 
-    window: int
-    width: int
-    layers: int
-    heads: int
-    dropout: float
-
-    @nn.compact
-    def __call__(self, ids, train: bool = False):
-        """Maps ids ``[b, T]`` to logits ``[b, T, V]``, T at most the window."""
-        positions = self.param("positions", nn.initializers.normal(0.02), (self.window, self.width))
-        x = nn.Embed(len(ALPHABET), self.width, embedding_init=nn.initializers.normal(0.02))(ids.astype(jnp.int32))
-        x = x + positions[: ids.shape[1]].astype(x.dtype)
+    def blocks(self, x, train: bool):
+        """Maps ``[b, T, W]`` to ``[b, T, W]`` by the blocks, whose parameters lie in arrays ``[layers, ...]``."""
         stack = nn.scan(
             nn.remat(Layer, prevent_cse=False, static_argnums=(2,)),
             variable_axes={"params": 0},
@@ -52,7 +41,7 @@ class ScannedTransformer(nn.Module):
             length=self.layers,
         )
         x, _ = stack(self.heads, self.dropout)(x, train)
-        return nn.Dense(len(ALPHABET))(nn.LayerNorm()(x))
+        return x
 
 
 @dataclasses.dataclass(frozen=True)

@@ -237,7 +237,7 @@ def load(source: str) -> Config:
         ConfigError: There is no such thing, or it gives no Config.
     """
     path = Path(source)
-    if source.endswith(".py") or path.is_file():
+    if source.endswith(".py"):
         if not path.is_file():
             raise ConfigError(f"There is no config file {source}: looked in {Path.cwd()}.")
         sys.path.insert(0, str(path.parent.absolute()))  # as `python configs/digits.py` would

@@ -16,8 +16,9 @@ from kdist.callbacks import Callback, CallbackList
 from kdist.data import Chunk
 from kdist.distribution.alarm import leave
 from kdist.errors import CheckpointError
+from kdist.exits import PREEMPTED
 from kdist.passes import EarlierPart
-from kdist.preemption import PREEMPTED, Preempted, PreemptionNotice, Stalled
+from kdist.preemption import Preempted, PreemptionNotice, Stalled
 from kdist.watchdog import Watchdog
 
 T = TypeVar("T")

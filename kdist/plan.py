@@ -12,17 +12,16 @@ import math
 import os
 import re
 import sys
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import jax
 
 from kdist.chips import CHIPS, Chip, chip_of
-from kdist.data.feed import CHUNKS_AHEAD, shapes_of_chunk
-from kdist.distribution import DataParallel, bytes_a_device
-from kdist.errors import ConfigError, DistributionError
-from kdist.programs import Moved, Work, collectives, need, work
+from kdist.distribution import DataParallel
+from kdist.errors import ConfigError, DataError, DistributionError
+from kdist.footprint import Footprint, footprint
+from kdist.programs import Moved, Work, collectives, work
 from kdist.typing import Batch
 
 if TYPE_CHECKING:
@@ -39,8 +38,8 @@ LIBTPU = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a step of training needs of a device.
+class Plan(Footprint):
+    """What a step of training needs of a device: memory, as `Footprint` has it, and time.
 
     Attributes:
         devices: N, over all slices.
@@ -48,15 +47,10 @@ class Plan:
         batch_size: Rows of a step, over all devices.
         microbatches: The parts that a shard's rows are worked through in.
         zero_stage: How much of the state is split.
-        params_bytes: Of the parameters and of other variables, on a device.
-        opt_bytes: Of the optimizer's state.
-        batch_bytes: Of the chunks of batches that lie there at a time: the one in use, and those prepared.
-        temporary_bytes: Of all else that the program needs while it runs: activations, gradients, what is gathered.
         capacity: Bytes that a device has; None if that is not known.
         collectives: Those of a step; None if the compiler refused the program, since it cannot fit.
         work: The arithmetic of a step.
         link_seconds: What the collectives take at the bandwidth of the links.
-        compile_seconds: What compiling took here.
     """
 
     devices: int
@@ -64,20 +58,10 @@ class Plan:
     batch_size: int
     microbatches: int
     zero_stage: int
-    params_bytes: int
-    opt_bytes: int
-    batch_bytes: int
-    temporary_bytes: int
     capacity: float | None
     collectives: list[Moved] | None
     work: Work
     link_seconds: float
-    compile_seconds: float
-
-    @property
-    def bytes(self) -> int:
-        """All that is needed of a device's memory."""
-        return self.params_bytes + self.opt_bytes + self.batch_bytes + self.temporary_bytes
 
     @property
     def fits(self) -> bool | None:
@@ -121,13 +105,17 @@ def devices_of(topology: str, slices: int = 1) -> list[Any]:
         ConfigError: There is no such topology.
         DistributionError: The compiler for TPUs is not installed.
     """
+    if slices < 1:
+        raise ConfigError(f"slices must be at least 1. Received: {slices}.")
     if topology == "local":
+        if slices > 1:
+            raise ConfigError(f"The devices that are here are no slices. For {slices}, give the topology of each.")
         return jax.devices()
     kind = topology.partition(":")[0]
-    if kind not in CHIPS or not re.fullmatch(r"\w+:\d+(x\d+){1,2}", topology) or slices < 1:
+    if kind not in CHIPS or not re.fullmatch(r"\w+:\d+(x\d+){1,2}", topology):
         raise ConfigError(
-            f"topology must be 'local' or a chip and a shape, such as v5e:16x16, of {', '.join(CHIPS)}, and slices at "
-            f"least 1. Received: {topology!r}, {slices}."
+            f"topology must be 'local' or a chip of {', '.join(CHIPS)} and a shape, such as v5e:16x16. "
+            f"Received: {topology!r}."
         )
     for name, value in LIBTPU.items():
         os.environ.setdefault(name, value)
@@ -172,7 +160,7 @@ def plan(trainer: Trainer, batch: Any) -> Plan:
 
     Raises:
         ConfigError: Losses or metrics do not map to the outputs, or there is no optimizer.
-        DataError: The batch does not fit the model.
+        DataError: The batch does not fit the model, or has no targets.
 
     Example:
         >>> import flax.linen as nn, kdist, numpy as np
@@ -187,32 +175,27 @@ def plan(trainer: Trainer, batch: Any) -> Plan:
         raise ConfigError("A model without an optimizer is not trained: there is nothing to plan.")
     distribution = trainer.distribution
     shapes = _shapes(batch)
+    if shapes.y is None and trainer.plan.needs_targets:
+        raise DataError("There are no targets: training needs y.")
     rows = jax.tree.leaves(shapes.x)[0].shape[0]
     state = trainer.shapes(shapes)
-    microbatches = trainer.choose_microbatches(state, shapes)
-    binding = trainer.bind(state, shapes)
-    feed = shapes_of_chunk(shapes, distribution, distribution.num_devices * microbatches)
-    traced = binding.execution.trace(state, feed)
-    began = time.perf_counter()
-    needed = need(traced.lower())
-    seconds = time.perf_counter() - began
+    found = trainer.choose_microbatches(state, shapes)
+    if found is None:
+        execution = trainer.bind(state, shapes).execution
+        found = footprint(execution, state, shapes, distribution, trainer.microbatches)
     chip = chip_of(distribution.mesh.devices.flat[0].device_kind)
-    moved = collectives(needed.text) if needed.text else None
+    moved = collectives(found.text) if found.text else None
     return Plan(
+        **vars(found),
         devices=distribution.num_devices,
         chip=chip,
         batch_size=rows,
-        microbatches=microbatches,
+        microbatches=trainer.microbatches,
         zero_stage=distribution.zero_stage,
-        params_bytes=bytes_a_device((state.params, state.model_state)),
-        opt_bytes=bytes_a_device(state.opt_state),
-        batch_bytes=bytes_a_device(feed) * (1 + CHUNKS_AHEAD),
-        temporary_bytes=needed.temporary_bytes,
         capacity=distribution.memory_bytes,
         collectives=moved,
-        work=work(traced.jaxpr),
+        work=work(found.jaxpr),
         link_seconds=_link_seconds(moved, chip, distribution),
-        compile_seconds=seconds,
     )
 
 

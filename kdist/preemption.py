@@ -17,11 +17,10 @@ from typing import Any, Self, TypeVar
 import jax
 
 from kdist.distribution.store import exchange, store
+from kdist.exits import PREEMPTED
 
 T = TypeVar("T")
 
-PREEMPTED = 42
-"""The exit code of a run that was preempted and saved: start it again to go on."""
 POLL_SECONDS = 0.5
 """How often a process that waits for its data asks whether the notice has come to another."""
 

@@ -21,7 +21,6 @@ from kdist import precision as precisions
 from kdist.binding import Binding, bind, misfit_as_data_error
 from kdist.callbacks import CallbackList, History
 from kdist.data import (
-    CHUNKS_AHEAD,
     AnyLoader,
     BatchLoader,
     Chunk,
@@ -33,17 +32,16 @@ from kdist.data import (
     described,
     example_batch,
     fingerprint,
-    shapes_of_chunk,
 )
-from kdist.distribution import Alarm, DataParallel, agree, agree_on_least, bytes_a_device, check_agreement
+from kdist.distribution import Alarm, DataParallel, agree, agree_on_least, check_agreement
 from kdist.errors import ConfigError, DataError, NotCompiledError, said_of
+from kdist.footprint import Footprint, footprint
 from kdist.loop import end_if_nonfinite, hint_if_late, sweep, warn_if_short, warn_of_the_end
 from kdist.metrics import Metric
 from kdist.modules import Variables, adapt
 from kdist.objective import Objective, Plan
 from kdist.passes import Pass, PredictPass, TestPass, TrainPass, alphabetical
 from kdist.pauses import Pauses, Position, Reach
-from kdist.programs import need
 from kdist.stalls import Stalls
 from kdist.state import TrainState, shardings
 from kdist.step import Step
@@ -322,8 +320,8 @@ class Trainer:
             )
         return self._bindings[key]
 
-    def choose_microbatches(self, state: TrainState, batch: Any) -> int:
-        """With ``microbatches="auto"``, the fewest with which the batch fits; once they are chosen, they stay.
+    def choose_microbatches(self, state: TrainState, batch: Any) -> Footprint | None:
+        """With ``microbatches="auto"``, sets the fewest with which the batch fits; once they are chosen, they stay.
 
         Programs are compiled for it, and not run.  All processes choose the same.
 
@@ -332,7 +330,8 @@ class Trainer:
             batch: A global batch, arrays or shapes.
 
         Returns:
-            How many there are.
+            What a step needs with so many; None if nothing was compiled, since they were chosen or given, or the
+            memory of the devices is not known.
 
         Raises:
             ConfigError: Not even one row at a time fits.
@@ -341,26 +340,25 @@ class Trainer:
             >>> import flax.linen as nn, kdist, numpy as np
             >>> trainer = kdist.Trainer(nn.Dense(1), optimizer="adam", loss="mse", microbatches="auto")
             >>> batch = (np.ones((4, 3)), np.zeros((4, 1)))
-            >>> trainer.choose_microbatches(trainer.init(batch), batch)
+            >>> found = trainer.choose_microbatches(trainer.init(batch), batch)
+            >>> trainer.microbatches
             1
         """
         memory = self.distribution.memory_bytes
         if not self._chooses_microbatches or memory is None:  # a CPU has what the machine has
-            return self.microbatches
-        batch, devices = as_batch(batch), self.distribution.num_devices
-        shard = -(-jax.tree.leaves(batch.x)[0].shape[0] // devices)
+            return None
+        batch = as_batch(batch)
+        shard = -(-jax.tree.leaves(batch.x)[0].shape[0] // self.distribution.num_devices)
         needed = []
         for parts in [2**n for n in range(shard.bit_length())]:
             self.microbatches = parts
-            feed = shapes_of_chunk(batch, self.distribution, devices * parts)
-            program = need(self.bind(state, batch).execution.trace(state, feed).lower())
-            held = bytes_a_device(state) + (1 + CHUNKS_AHEAD) * bytes_a_device(feed)
-            needed.append(held + program.temporary_bytes)
-            fits = bool(program.text) and needed[-1] <= MEMORY_SHARE * memory
+            found = footprint(self.bind(state, batch).execution, state, batch, self.distribution, parts)
+            needed.append(found.bytes)
+            fits = bool(found.text) and found.bytes <= MEMORY_SHARE * memory
             if agree_on_least(int(fits)):
                 self._chooses_microbatches = False
-                log.info("microbatches: %d, which need %.2f GiB a device", parts, needed[-1] / 2**30)
-                return parts
+                log.info("microbatches: %d, which need %.2f GiB a device", parts, found.bytes / 2**30)
+                return found
         raise ConfigError(
             f"microbatches='auto': a step needs {' then '.join(f'{n / 2**30:.2f}' for n in needed)} GiB a device in "
             f"1, 2, 4, ... parts, and {MEMORY_SHARE:.0%} of {memory / 2**30:.2f} GiB are there. Split the state "

@@ -14,10 +14,9 @@ from typing import Self
 
 from kdist.distribution.alarm import announce, leave, this_process, write
 from kdist.errors import ConfigError, HangError, unknown_name
+from kdist.exits import HUNG
 
 VARIABLE = "KDIST_HANG_SECONDS"
-EXIT_CODE = 43
-"""What a process that hangs ends with."""
 LIMITS: Mapping[str, float] = {
     "start-up": 1800.0,  # until the first step: processes join, data are opened, a checkpoint is restored
     "compile": 3600.0,  # the first execution of a program: large models for large meshes take half an hour
@@ -152,7 +151,7 @@ class Watchdog:
         text = traceback.format_exception_only(error)[-1].rstrip()
         write(text)
         announce(text)
-        leave(EXIT_CODE)
+        leave(HUNG)
 
 
 def _from_environment() -> dict[str, float]:

@@ -2,7 +2,7 @@
 # What the scripts here share. They are dry when $dry_run is true, and print what they would run.
 
 shopt -s inherit_errexit # a failure inside $(...) counts
-dry_run=false
+dry_run=false rest=()
 
 # The comment at the top of the script.
 usage() { awk 'NR > 1 { if (!/^#/) exit; sub(/^# ?/, ""); print }' "$0"; }
@@ -17,6 +17,36 @@ fail() {
 value() {
     [[ $# -ge 2 && $2 != -- ]] || fail "$1 needs a value; see --help" 2
     printf '%s' "$2"
+}
+
+# Reads options up to "--" into the variables of their names, and leaves what follows in $rest: options "NAMES" "$@".
+# One that is written "name=" has a value, "name+" has one each time, for an array, and "name" becomes true.
+options() {
+    local names=" dry-run $1 " word variable given
+    shift
+    while [[ $# -gt 0 && $1 != -- ]]; do
+        [[ $1 != -h && $1 != --help ]] || { usage && exit; }
+        [[ $1 =~ ^--[a-z-]+$ ]] || fail "unknown option $1; see --help" 2
+        word=${1#--}
+        variable=${word//-/_}
+        case $names in
+        *" $word= "*)
+            given=$(value "$@")
+            printf -v "$variable" %s "$given"
+            shift
+            ;;
+        *" $word+ "*)
+            given=$(value "$@")
+            local -n array=$variable
+            array+=("$given")
+            shift
+            ;;
+        *" $word "*) printf -v "$variable" true ;;
+        *) fail "unknown option $1; see --help" 2 ;;
+        esac
+        shift
+    done
+    rest=("$@")
 }
 
 # Refuses what is not given: need NAME VALUE.

@@ -52,25 +52,8 @@ action=${1:-}
 name='' namespace=default image='' accelerator='' topology='' hosts='' chips=4 slices=1 restart=100 grace=300
 [[ $action != -h && $action != --help ]] || { usage && exit; }
 [[ $action =~ ^(apply|logs|delete)$ ]] || fail "expected apply, logs or delete, not '$action'; see --help" 2
-while [[ $# -gt 0 ]]; do
-    case $1 in
-    --name) name=$(value "$@"); shift ;;
-    --namespace) namespace=$(value "$@"); shift ;;
-    --image) image=$(value "$@"); shift ;;
-    --accelerator) accelerator=$(value "$@"); shift ;;
-    --topology) topology=$(value "$@"); shift ;;
-    --hosts) hosts=$(value "$@"); shift ;;
-    --chips) chips=$(value "$@"); shift ;;
-    --slices) slices=$(value "$@"); shift ;;
-    --restart) restart=$(value "$@"); shift ;;
-    --grace) grace=$(value "$@"); shift ;;
-    --dry-run) dry_run=true ;;
-    -h | --help) usage && exit ;;
-    --) break ;;
-    *) fail "unknown option $1; see --help" 2 ;;
-    esac
-    shift
-done
+options 'name= namespace= image= accelerator= topology= hosts= chips= slices= restart= grace=' "$@"
+set -- "${rest[@]}"
 need --name "$name"
 check --name "$name" '[a-z]([a-z0-9-]{0,38}[a-z0-9])?' # pods get it with 20 characters more, 63 in all
 check --namespace "$namespace" '[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?'

@@ -13,18 +13,8 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 gpus=${CUDA_VISIBLE_DEVICES:-} per_gpu=false restart=100
-while [[ $# -gt 0 ]]; do
-    case $1 in
-    --gpus) gpus=$(value "$@"); shift ;;
-    --per-gpu) per_gpu=true ;;
-    --restart) restart=$(value "$@"); shift ;;
-    --dry-run) dry_run=true ;;
-    -h | --help) usage && exit ;;
-    --) break ;;
-    *) fail "unknown option $1; see --help" 2 ;;
-    esac
-    shift
-done
+options 'gpus= per-gpu restart=' "$@"
+set -- "${rest[@]}"
 [[ ${1:-} == -- && $# -gt 1 ]] || fail "what to run is missing: gpu.sh -- COMMAND" 2
 check --restart "$restart" '[0-9]+'
 [[ -z $gpus ]] || check --gpus "$gpus" '[A-Za-z0-9_/-]+(,[A-Za-z0-9_/-]+)*'

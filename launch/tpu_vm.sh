@@ -42,7 +42,9 @@ state() {
 }
 
 create() {
-    local -a common=("--accelerator-type=$type" ${spot:+--spot} ${reserved:+--reserved})
+    local -a common=("--accelerator-type=$type")
+    if $spot; then common+=(--spot); fi
+    if $reserved; then common+=(--reserved); fi
     need --type "$type"
     need --runtime "$runtime"
     created=true
@@ -70,16 +72,16 @@ create() {
 # Deletes what this call created, if that was asked for.
 # shellcheck disable=SC2329 # a trap runs it
 clean_up() {
-    local -a delete=(tpu-vm delete "$name" --quiet)
-    $queued && delete=(queued-resources delete "$name" --force --quiet)
+    local -a deletion=(tpu-vm delete "$name" --quiet)
+    $queued && deletion=(queued-resources delete "$name" --force --quiet)
     [[ -z $build ]] || rm -rf "$build"
-    if $created && $delete_it; then
+    if $created && $delete; then
         comment "at the end, however it came about:"
-        tpus "${delete[@]}" || say "COULD NOT DELETE $name, which goes on to cost money"
+        tpus "${deletion[@]}" || say "COULD NOT DELETE $name, which goes on to cost money"
     elif $created; then
-        say "$name is left, and goes on to cost money. Delete it: $(quoted gcloud compute tpus "${delete[@]}" \
+        say "$name is left, and goes on to cost money. Delete it: $(quoted gcloud compute tpus "${deletion[@]}" \
             "--zone=$zone" "--project=$project")"
-    elif $delete_it; then
+    elif $delete; then
         say "$name was there before, and is not deleted"
     fi
 }
@@ -90,7 +92,7 @@ install() {
     on_workers 'mkdir -p ~/kdist-run && rm -f ~/kdist-run/kdist-*.whl' || fail "the workers of $name are out of reach; \
 for several of them ssh-agent must have the key: ssh-add ~/.ssh/google_compute_engine"
     local -a wheel=("$build"/kdist-*.whl) # in a dry run none was built, and the pattern stands for it
-    tpus tpu-vm scp --recurse "${wheel[@]}" "$here/../configs" ${copies[@]+"${copies[@]}"} "$name:kdist-run/" \
+    tpus tpu-vm scp --recurse "${wheel[@]}" "$here/../configs" "${copy[@]}" "$name:kdist-run/" \
         --worker=all || fail "could not copy to the workers"
     # The system's Python may be older than JAX's oldest, so uv brings one.
     # shellcheck disable=SC2016 # the workers expand it
@@ -156,35 +158,17 @@ interrupted() {
     on_workers 'kill -TERM "$(cat ~/kdist-run/pid)"' || say "could not tell all workers"
 }
 
-name='' project='' zone='' type='' runtime='' valid_until='' spot='' reserved='' restart=100
-queued=false delete_it=false copies=() created=false build='' code=0 stopped=false
-while [[ $# -gt 0 ]]; do
-    case $1 in
-    --name) name=$(value "$@"); shift ;;
-    --project) project=$(value "$@"); shift ;;
-    --zone) zone=$(value "$@"); shift ;;
-    --type) type=$(value "$@"); shift ;;
-    --runtime) runtime=$(value "$@"); shift ;;
-    --valid-until) valid_until=$(value "$@"); shift ;;
-    --copy) copies+=("$(value "$@")"); shift ;;
-    --restart) restart=$(value "$@"); shift ;;
-    --queued) queued=true ;;
-    --spot) spot=yes ;;
-    --reserved) reserved=yes ;;
-    --delete) delete_it=true ;;
-    --dry-run) dry_run=true ;;
-    -h | --help) usage && exit ;;
-    --) break ;;
-    *) fail "unknown option $1; see --help" 2 ;;
-    esac
-    shift
-done
+name='' project='' zone='' type='' runtime='' valid_until='' copy=() restart=100
+queued=false spot=false reserved=false delete=false
+options 'name= project= zone= type= runtime= valid-until= copy+ restart= queued spot reserved delete' "$@"
+set -- "${rest[@]}"
+created=false build='' code=0 stopped=false
 for option in name project zone; do need "--$option" "${!option}"; done
 check --name "$name" '[a-z]([a-z0-9-]{0,61}[a-z0-9])?'
 check --restart "$restart" '[0-9]+'
 [[ ${1:-} == -- && $# -gt 1 ]] || fail "what to run is missing: tpu_vm.sh OPTIONS -- COMMAND" 2
 shift
-for path in ${copies[@]+"${copies[@]}"}; do [[ -e $path ]] || fail "--copy $path: there is no such file" 2; done
+for path in "${copy[@]}"; do [[ -e $path ]] || fail "--copy $path: there is no such file" 2; done
 $dry_run || command -v gcloud >/dev/null || fail "gcloud is not installed: https://cloud.google.com/sdk/docs/install"
 
 now=$(state)

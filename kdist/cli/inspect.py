@@ -16,7 +16,7 @@ import jax
 import numpy as np
 
 from kdist.checkpoint import reading, series
-from kdist.cli import refuse
+from kdist.cli import AddParser, refuse
 from kdist.errors import CheckpointCorruptError, CheckpointError
 
 KIND = "checkpoints"
@@ -27,11 +27,9 @@ BLOCK = 1 << 22
 """So many elements are compared at once: they are widened for that."""
 
 
-def declare(commands: Any) -> None:
+def declare(add_parser: AddParser) -> None:
     """Adds the parser; see `kdist.cli`."""
-    command = commands.add_parser(
-        "inspect",
-        help="show and verify a checkpoint, or compare two",
+    command = add_parser(
         description="Show what is in a checkpoint and verify every array, or compare two array by array. No "
         "accelerator is touched. The exit code is 1 if an array is damaged or differs.",
     )

@@ -21,12 +21,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from kdist.cli import refuse
+from kdist.cli import AddParser, refuse
 from kdist.errors import ConfigError
-from kdist.preemption import PREEMPTED
-from kdist.watchdog import EXIT_CODE as HUNG
+from kdist.exits import HUNG, PREEMPTED
 
 GUARD = Path(__file__).with_name("guard.py")
 COLLECTIVE_SECONDS = 300
@@ -40,11 +39,9 @@ PLATFORMS = ("cpu", "cuda")
 _output = threading.Lock()
 
 
-def declare(commands: Any) -> None:
+def declare(add_parser: AddParser) -> None:
     """Adds the parser; see `kdist.cli`."""
-    parser = commands.add_parser(
-        "launch",
-        help="run a command in several processes on this host",
+    parser = add_parser(
         description="Run a command in several processes of one run on this host, each with simulated devices or its "
         "share of the GPUs: kdist launch -n 2 --devices 4 -- kdist train configs/digits.py. Each line that they print "
         "has the number of its process in front; they read nothing. Signals go to all; one that fails ends the others.",
@@ -104,7 +101,7 @@ def run(options: argparse.Namespace) -> int:
     if path.split(os.pathsep)[0] != own:
         path = os.pathsep.join([own, path])
     if shutil.which(command[0], path=path) is None:
-        raise ConfigError(f"There is no program {command[0]!r}.")
+        raise ConfigError(f"There is no program {command[0]!r} that can be run.")
     common = {**os.environ, "PATH": path}
     common.setdefault("PYTHONUNBUFFERED", "1")  # lines come when they are printed, not when a buffer is full
     with _reserved_port() as port:
@@ -127,10 +124,9 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _count(text: str, least: int = 0) -> int:
-    value = int(text)
-    if value < least:
-        raise argparse.ArgumentTypeError(f"must be {least} or more, not {value}")
-    return value
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more, not {text}")
+    return int(text)
 
 
 def _positive(text: str) -> int:
@@ -138,10 +134,10 @@ def _positive(text: str) -> int:
 
 
 def _seconds(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < threading.TIMEOUT_MAX:
-        raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, not {text}")
-    return value
+    with contextlib.suppress(ValueError):
+        if 0 <= (value := float(text)) < threading.TIMEOUT_MAX:
+            return value
+    raise argparse.ArgumentTypeError(f"must be seconds, 0 or more, not {text}")
 
 
 @contextlib.contextmanager

@@ -12,11 +12,12 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from kdist import config as configs
-from kdist.cli.train import override
+from kdist.cli import AddParser, check_devices
+from kdist.cli.configs import data_of, loaded
 from kdist.config import Config, Data
 from kdist.data import example_batch, from_arrays, is_loader
-from kdist.errors import KDistError
+from kdist.data.arrays import check_batch_size
+from kdist.errors import ConfigError, KDistError
 from kdist.plan import Plan, devices_of, plan
 from kdist.typing import Batch
 
@@ -32,15 +33,12 @@ BATCH_FACTORS, MICROBATCHES, STAGES = (0.5, 1, 2, 4), (1, 2, 4), (0, 1, 3)
 """What a search tries: batch sizes relative to the config's, and all of the others."""
 
 
-def declare(commands: Any) -> None:
+def declare(add_parser: AddParser) -> None:
     """Adds the parser; see `kdist.cli`."""
-    command = commands.add_parser(
-        "plan",
-        help="whether a config fits on a TPU slice, and what a step takes, without one",
+    command = add_parser(
         description="Compile the training program of a config for a TPU slice on this machine (pip install "
         "'kdist[tpu]'; no TPU is needed), and tell what it needs. Fields of the config can be set as in train: "
         "kdist plan configs/char_lm.py --topology v5e:4x4 --zero-stage 1. The exit code is 1 if it does not fit.",
-        allow_abbrev=False,
     )
     command.add_argument("config", metavar="CONFIG", help="a Python file, or module:function")
     command.add_argument("--topology", default="local", help="such as v5e:16x16, or local, the default: these devices")
@@ -52,9 +50,11 @@ def main(options: argparse.Namespace, rest: list[str]) -> int:
     """Plans; 1 if nothing that was tried fits."""
     if options.topology != "local":
         jax.config.update("jax_platforms", "cpu")
-    config = override(configs.load(options.config), options.config, rest, "plan")
-    devices = devices_of(options.topology, options.slices)
-    row = example_row(config.make_data())
+    config = loaded(options.config, rest, "plan")
+    check_devices()
+    check_batch_size(config.batch_size)
+    devices = _devices(config, options.topology, options.slices)
+    row = example_row(data_of(config))
     console = Console(highlight=False, soft_wrap=True)
     where = options.topology if options.slices == 1 else f"{options.slices} x {options.topology}"
     if options.search:
@@ -63,6 +63,16 @@ def main(options: argparse.Namespace, rest: list[str]) -> int:
     show(found, f"{config.name} on {where}", console)
     console.print(LEFT_OUT)
     return int(found.fits is False)
+
+
+def _devices(config: Config, topology: str, slices: int) -> list[Any]:
+    """All of a slice, or of several; of those that are here, the ones that the config takes."""
+    if topology != "local" and config.devices is not None:
+        raise ConfigError(f"devices={config.devices} is of those that are here: with --topology, set it to None.")
+    found = devices_of(topology, slices)
+    if topology != "local":
+        return found
+    return config.make_model().trainer.distribution.mesh.devices.flatten().tolist()
 
 
 def example_row(data: Data) -> Batch:
@@ -131,13 +141,14 @@ def _lines(found: Plan) -> Iterator[tuple[str, str]]:
 
 
 def _memory(found: Plan) -> str:
+    needed = found.bytes
     if found.capacity is None:
-        return f"{size(found.bytes)}; what a device has is not known"
-    left = 1 - found.bytes / found.capacity
+        return f"{size(needed)}; what a device has is not known"
+    left = 1 - needed / found.capacity
     if not found.fits:
-        return f"{size(found.bytes)} of {size(found.capacity)}: DOES NOT FIT"
+        return f"{size(needed)} of {size(found.capacity)}: DOES NOT FIT"
     advice = "" if left >= MARGIN else f", less than the {MARGIN:.0%} that had better stay free"
-    return f"{size(found.bytes)} of {size(found.capacity)}: fits, {left:.0%} stay free{advice}"
+    return f"{size(needed)} of {size(found.capacity)}: fits, {left:.0%} stay free{advice}"
 
 
 def rate(found: Plan) -> float:

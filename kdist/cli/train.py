@@ -7,22 +7,21 @@ The directory holds ``config.json``, ``history.jsonl`` (a line an epoch, as it h
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import jax
 
-from kdist import config as configs
 from kdist.callbacks import BackupAndRestore, Callback, History, JSONLLogger
+from kdist.cli import AddParser, check_devices
+from kdist.cli.configs import data_of, loaded
 from kdist.config import Config, Data
 from kdist.data import is_loader
 from kdist.distribution import agree, check_agreement, initialize, is_main_process
-from kdist.errors import ConfigError, unknown_name
+from kdist.errors import ConfigError
 from kdist.model import Model
 from kdist.typing import Logs
 from kdist.versions import installed
@@ -36,15 +35,12 @@ MAY_CHANGE = (
 """Fields that a run may go on with other values of: they decide nothing that it computes."""
 
 
-def declare(commands: Any) -> None:
+def declare(add_parser: AddParser) -> None:
     """Adds the parser; see `kdist.cli`."""
-    command = commands.add_parser(
-        "train",
-        help="train the model of a config",
+    command = add_parser(
         description="Train the model of a config file, any field of which can be set: "
         "kdist train configs/digits.py --epochs 3. See them: kdist train configs/digits.py --help",
         add_help=False,
-        allow_abbrev=False,
     )
     command.add_argument("config", nargs="?", metavar="CONFIG", help="a Python file, or module:function")
     command.add_argument("--resume", action="store_true", help="go on with the run in run_dir, if there is one")
@@ -73,10 +69,11 @@ def run(source: str, arguments: Sequence[str], *, resume: bool = False) -> None:
         ConfigError: The config or an override is wrong, or the run directory is taken.
     """
     initialize()
-    config = override(configs.load(source), source, arguments)
+    config = loaded(source, arguments, "train")
+    check_devices()
     check_agreement(**{f"the config's {name}": repr(value) for name, value in config.to_dict().items()})
     directory = _run_directory(config, resume=resume)
-    model, data = config.make_model(), config.make_data()
+    model, data = config.make_model(), data_of(config)
     logger = JSONLLogger(directory / "history.jsonl")
     began = time.perf_counter()
     try:
@@ -139,34 +136,11 @@ def _fit(model: Model, data: Data, config: Config, callbacks: list[Callback]) ->
     )
 
 
-def override(config: Config, source: str, arguments: Sequence[str], command: str = "train") -> Config:
-    """The config with fields set from command line arguments, each by its type.
-
-    Raises:
-        ConfigError: There is no such field.
-        SystemExit: A value does not fit its field (status 2), or help was asked for (status 0).
-    """
-    import tyro
-
-    new, unknown = tyro.cli(
-        type(config),
-        default=config,
-        args=list(arguments),
-        prog=f"kdist {command} {source}",
-        description=f"Fields of {source}.",
-        return_unknown_args=True,
-    )
-    if unknown:
-        name = unknown[0].lstrip("-").split("=")[0].replace("-", "_")
-        if not unknown[0].startswith("--"):
-            raise ConfigError(f"Expected --field value after the config. Received: {' '.join(unknown)}.")
-        raise unknown_name("config field", name, [f.name for f in dataclasses.fields(config)])
-    return new
-
-
 def _run_directory(config: Config, *, resume: bool) -> Path:
     """Where to write, the same on every process: a directory that holds no other run, or the one to go on with."""
     runs = Path("runs") / config.name
+    if config.run_dir == "":  # an empty variable of a shell, not a wish to write here
+        raise ConfigError("run_dir is empty. Give a directory, or leave it out.")
     if config.run_dir is not None:
         directory = Path(config.run_dir)
     elif resume:

@@ -6,45 +6,47 @@ import argparse
 import os
 import subprocess
 import sys
-from typing import Any
 
 import jax
 from rich.console import Console
 from rich.table import Table
 
-from kdist import config as configs
 from kdist.arguments import training_and_validation
-from kdist.cli.train import override
+from kdist.cli import AddParser, check_devices
+from kdist.cli.configs import data_of, loaded
 from kdist.config import Config
 from kdist.data import AnyLoader, is_loader
+from kdist.errors import ConfigError
 from kdist.verify import Comparison, verify
 
 SIMULATED = 8
-"""CPU devices that are simulated where there is one device only."""
+"""CPU devices that are simulated where there is one device only, if the config does not ask for more."""
 _AGAIN = "KDIST_VERIFY_SIMULATED"
 """Set in the process that has simulated devices, which starts no other."""
 
 
-def declare(commands: Any) -> None:
+def declare(add_parser: AddParser) -> None:
     """Adds the parser; see `kdist.cli`."""
-    command = commands.add_parser(
-        "verify",
-        help="whether a config trains alike on 1 device and on N, and where it does not",
+    command = add_parser(
         description="Train a few steps of a config in several ways: on one device and on all, one step at a time and "
         "several as one program, on rows that are kept on the devices and on rows that are read again and streamed. "
         f"Where two of them part, the first layer that does is named. With one device here, {SIMULATED} are simulated. "
         "Fields of the config can be set as in train: kdist verify configs/digits.py --batch-size 24. The exit code is "
         "1 if any two part.",
-        allow_abbrev=False,
     )
     command.add_argument("config", metavar="CONFIG", help="a Python file, or module:function")
 
 
 def main(options: argparse.Namespace, rest: list[str]) -> int:
     """Verifies; 1 if anything parts."""
-    config = override(configs.load(options.config), options.config, rest, "verify")
-    if jax.device_count() == 1 and config.devices is None and _AGAIN not in os.environ:
-        return _on_simulated_devices([options.config, *rest])
+    config = loaded(options.config, rest, "verify")
+    check_devices()
+    if config.devices == 1:
+        raise ConfigError(
+            "devices is 1, and one device only has nothing to be compared with: leave it out, or set more."
+        )
+    if jax.device_count() == 1 and _AGAIN not in os.environ:
+        return _on_simulated_devices(max(SIMULATED, config.devices or 0), [options.config, *rest])
     trainer = config.make_model().trainer
     found = verify(trainer, training_loader(config))
     where = f"{trainer.distribution.num_devices} {trainer.distribution.platform} devices"
@@ -54,7 +56,7 @@ def main(options: argparse.Namespace, rest: list[str]) -> int:
 
 def training_loader(config: Config) -> AnyLoader:
     """The rows that `kdist train` would train on."""
-    data = config.make_data()
+    data = data_of(config)
     loader, _ = training_and_validation(
         data.x,
         data.y,
@@ -92,9 +94,9 @@ def show(found: list[Comparison], title: str, console: Console) -> None:
                 console.print(f"{comparison.name}: {text}", soft_wrap=True, markup=False)
 
 
-def _on_simulated_devices(arguments: list[str]) -> int:
+def _on_simulated_devices(count: int, arguments: list[str]) -> int:
     """Runs the command again in a process that has several devices: in this one, JAX has counted them already."""
-    print(f"One {jax.default_backend()} device here: verifying on {SIMULATED} simulated CPU devices.", flush=True)
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={SIMULATED}".strip()
+    print(f"One {jax.default_backend()} device here: verifying on {count} simulated CPU devices.", flush=True)
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={count}".strip()
     environment = {**os.environ, _AGAIN: "1", "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     return subprocess.run([sys.executable, "-m", "kdist", "verify", *arguments], env=environment).returncode

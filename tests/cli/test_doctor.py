@@ -14,8 +14,8 @@ import time
 import pytest
 
 from kdist import compile_cache
-from kdist.cli import doctor, main
-from kdist.cli.doctor import Mark
+from kdist.cli import checks, main
+from kdist.cli.checks import Mark
 from kdist.distribution import processes, rendezvous
 from kdist.versions import TESTED, installed
 
@@ -75,7 +75,7 @@ def test_a_line_a_check_and_exit_code_0(tmp_path):
 @pytest.fixture
 def quick(monkeypatch):
     """Devices without a process."""
-    monkeypatch.setattr(doctor, "devices", lambda seconds: iter([doctor.ok("there are some")]))
+    monkeypatch.setattr(checks, "devices", lambda seconds: iter([checks.ok("there are some")]))
 
 
 def test_what_would_stop_a_run_is_exit_code_1(tmp_path, capsys, quick):
@@ -104,14 +104,14 @@ def test_a_check_that_hangs_or_breaks_does_not_stop_the_others(monkeypatch, caps
     never = threading.Event()
 
     def half():
-        yield doctor.ok("so far so good")
+        yield checks.ok("so far so good")
         never.wait()
 
     def broken():
         yield from {}["none"]
 
-    monkeypatch.setattr(doctor, "memory", half)
-    monkeypatch.setattr(doctor, "cache", broken)
+    monkeypatch.setattr(checks, "memory", half)
+    monkeypatch.setattr(checks, "cache", broken)
     began = time.monotonic()
     assert main(["doctor", "--run-dir", str(tmp_path), "--timeout", "2"]) == 1
     assert time.monotonic() - began < 10
@@ -123,7 +123,7 @@ def test_a_check_that_hangs_or_breaks_does_not_stop_the_others(monkeypatch, caps
 
 
 def test_what_a_check_says_stays_on_its_line(monkeypatch, capsys, tmp_path, quick):
-    monkeypatch.setattr(doctor, "memory", lambda: iter([doctor.ok("two\nlines \033[31m[bold]" + "x" * 300)]))
+    monkeypatch.setattr(checks, "memory", lambda: iter([checks.ok("two\nlines \033[31m[bold]" + "x" * 300)]))
     assert main(["doctor", "--run-dir", str(tmp_path), "--timeout", str(SECONDS)]) == 0
     assert f"ok       memory        two lines  [31m[bold]{'x' * 300}\n" in capsys.readouterr().out
 
@@ -145,12 +145,12 @@ def here(monkeypatch):
 
     def pretend(**other):
         found = {"kdist": "0.1.0", **TESTED} | {name.replace("_", "-"): version for name, version in other.items()}
-        monkeypatch.setattr(doctor, "installed", lambda: found)
-        monkeypatch.setattr(doctor, "version_of", lambda name: found.get(name) or installed().get(name, "99"))
-        return list(doctor.versions())
+        monkeypatch.setattr(checks, "installed", lambda: found)
+        monkeypatch.setattr(checks, "version_of", lambda name: found.get(name) or installed().get(name, "99"))
+        return list(checks.versions())
 
     monkeypatch.setattr(
-        doctor.importlib.metadata, "requires", lambda name: ["jax>=0.10.0", "orbax-checkpoint<0.13,>=0.12.3"]
+        checks.importlib.metadata, "requires", lambda name: ["jax>=0.10.0", "orbax-checkpoint<0.13,>=0.12.3"]
     )
     return pretend
 
@@ -182,28 +182,28 @@ def test_versions(here):
 def test_without_devices_what_jax_says_is_told(monkeypatch, variables, message):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    finding = only(doctor.devices(SECONDS))
+    finding = only(checks.devices(SECONDS))
     assert finding.mark is Mark.FAIL and message in finding.text and "see JAX_PLATFORMS" in finding.remedy
 
 
 def test_devices_that_do_not_answer(monkeypatch):
-    monkeypatch.setattr(doctor, "DEVICES", "import time; time.sleep(60)")
-    finding = only(doctor.devices(0.3))
+    monkeypatch.setattr(checks, "DEVICES", "import time; time.sleep(60)")
+    finding = only(checks.devices(0.3))
     assert finding.mark is Mark.FAIL and "within 0.3 s" in finding.text
 
 
 def test_a_device_is_told_by_kind_and_memory(monkeypatch):
     found = [["tpu", "TPU v5 lite", 16 * 10**9]] * 4
-    monkeypatch.setattr(doctor, "DEVICES", f"print('noise'); print({json.dumps(json.dumps(found))})")
-    assert only(doctor.devices(SECONDS)) == doctor.ok("4 x tpu (TPU v5 lite), 16.0 GB each")
+    monkeypatch.setattr(checks, "DEVICES", f"print('noise'); print({json.dumps(json.dumps(found))})")
+    assert only(checks.devices(SECONDS)) == checks.ok("4 x tpu (TPU v5 lite), 16.0 GB each")
 
 
 def test_an_accelerator_that_is_not_used_is_warned_of(monkeypatch):
-    monkeypatch.setattr(doctor, "DEVICES", """print('[["cpu", "cpu", 0]]')""")
-    monkeypatch.setattr(doctor, "_hardware", lambda: "gpu")
-    assert only(doctor.devices(SECONDS)).mark is Mark.OK  # the person said so, with JAX_PLATFORMS
+    monkeypatch.setattr(checks, "DEVICES", """print('[["cpu", "cpu", 0]]')""")
+    monkeypatch.setattr(checks, "_hardware", lambda: "gpu")
+    assert only(checks.devices(SECONDS)).mark is Mark.OK  # the person said so, with JAX_PLATFORMS
     monkeypatch.delenv("JAX_PLATFORMS")
-    finding = only(doctor.devices(SECONDS))
+    finding = only(checks.devices(SECONDS))
     assert finding.mark is Mark.WARNING and "kdist[cuda]" in finding.remedy and "1 x cpu" in finding.text
 
 
@@ -230,7 +230,7 @@ def test_an_accelerator_that_is_not_used_is_warned_of(monkeypatch):
 def test_the_environment(monkeypatch, variables, mark, text):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    finding = only(doctor.environment())
+    finding = only(checks.environment())
     assert finding.mark is mark and text in f"{finding.text} -> {finding.remedy}"
 
 
@@ -279,7 +279,7 @@ OMPI = {
 def test_the_launcher(monkeypatch, variables, findings):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    found = list(doctor.launcher(SECONDS))
+    found = list(checks.launcher(SECONDS))
     assert [finding.mark for finding in found] == [mark for mark, _ in findings]
     for finding, (_, text) in zip(found, findings, strict=True):
         assert text in f"{finding.text} -> {finding.remedy}"
@@ -297,7 +297,7 @@ def among(monkeypatch, address):
 
 
 def test_one_process_has_no_peers():
-    assert only(doctor.peers(SECONDS)).mark is Mark.OK
+    assert only(checks.peers(SECONDS)).mark is Mark.OK
 
 
 @pytest.mark.parametrize(("ahead", "mark"), [(0.0, Mark.OK), (100.0, Mark.WARNING), (-100.0, Mark.WARNING)])
@@ -305,7 +305,7 @@ def test_process_0_compares_clocks(monkeypatch, among, address, ahead, mark):
     among(0)
     now = time.time
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        found = pool.submit(lambda: only(doctor.peers(SECONDS)))
+        found = pool.submit(lambda: only(checks.peers(SECONDS)))
         other = rendezvous.Process.here(1, 2, SECONDS)
         line = json.dumps(vars(other) | {"clock": now() + ahead}).encode() + b"\n"
         deadline = time.monotonic() + SECONDS
@@ -326,14 +326,14 @@ def test_others_reach_process_0(among, address):
     among(1)
     with concurrent.futures.ThreadPoolExecutor() as pool:
         zero = pool.submit(rendezvous.meet, address, 2, 0, seconds=SECONDS, bind_address=address)
-        assert only(doctor.peers(SECONDS)) == doctor.ok(f"process 0 is reached at {address}, and all 2 are there")
+        assert only(checks.peers(SECONDS)) == checks.ok(f"process 0 is reached at {address}, and all 2 are there")
         zero.result(SECONDS)
 
 
 @pytest.mark.parametrize("process_id", [0, 1])
 def test_who_is_alone_is_told_to_start_all(among, process_id):
     among(process_id)
-    finding = only(doctor.peers(0.3))
+    finding = only(checks.peers(0.3))
     assert finding.mark is Mark.WARNING and "on all processes at once" in finding.remedy
     assert ("Process 1 of 2 has not joined" if process_id == 0 else "could not join process 0") in finding.text
 
@@ -341,7 +341,7 @@ def test_who_is_alone_is_told_to_start_all(among, process_id):
 def test_a_port_in_use_would_stop_a_run(among, address):
     among(0)
     with socket.create_server(rendezvous.split(address)):
-        finding = only(doctor.peers(SECONDS))
+        finding = only(checks.peers(SECONDS))
     assert finding.mark is Mark.FAIL and "is in use" in finding.text
 
 
@@ -354,55 +354,55 @@ def test_memory_is_that_of_the_container(monkeypatch):
         "/sys/fs/cgroup/memory.max": "max",
         "/sys/fs/cgroup/memory.current": "3900000000",
     }
-    monkeypatch.setattr(doctor, "_text", lambda path: files.get(str(path), ""))
-    assert only(doctor.memory()) == doctor.ok("8.2 GB of 16.4 GB are free")
+    monkeypatch.setattr(checks, "_text", lambda path: files.get(str(path), ""))
+    assert only(checks.memory()) == checks.ok("8.2 GB of 16.4 GB are free")
     files["/sys/fs/cgroup/memory.max"] = "4000000000"
-    finding = only(doctor.memory())
+    finding = only(checks.memory())
     assert finding.mark is Mark.FAIL and finding.text == "0.1 GB of 4.0 GB are free"
     files.clear()
-    assert only(doctor.memory()).mark is Mark.OK
+    assert only(checks.memory()).mark is Mark.OK
 
 
 def test_shared_memory(monkeypatch):
     for free, mark in ((10**9, Mark.OK), (64 * 10**6, Mark.WARNING)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(10**9, 0, free))
-        assert only(doctor.shared_memory()).mark is mark
+        assert only(checks.shared_memory()).mark is mark
     monkeypatch.setattr(os.path, "isdir", lambda path: False)
-    assert only(doctor.shared_memory()).mark is Mark.WARNING
+    assert only(checks.shared_memory()).mark is Mark.WARNING
 
 
 def test_open_files(monkeypatch):
     for most, mark in ((32, Mark.FAIL), (256, Mark.WARNING), (1024, Mark.OK), (resource.RLIM_INFINITY, Mark.OK)):
         monkeypatch.setattr(resource, "getrlimit", lambda which, most=most: (most, resource.RLIM_INFINITY))
-        finding = only(doctor.open_files())
+        finding = only(checks.open_files())
         assert finding.mark is mark and (mark is Mark.OK or finding.remedy == "ulimit -n 65536")
 
 
 def test_the_run_directory(monkeypatch, tmp_path):
     directory = str(tmp_path / "a" / "b")
-    assert only(doctor.run_directory(directory)).text.startswith(f"{directory} can be written; ")
+    assert only(checks.run_directory(directory)).text.startswith(f"{directory} can be written; ")
     assert not list(tmp_path.iterdir())  # nothing is left behind
     for free, mark in ((10**10, Mark.OK), (10**9, Mark.WARNING), (10**7, Mark.FAIL)):
         monkeypatch.setattr(shutil, "disk_usage", lambda path, free=free: shutil._ntuple_diskusage(10**12, 0, free))
-        assert only(doctor.run_directory(directory)).mark is mark
-    finding = only(doctor.run_directory("/proc/runs"))  # where nobody can write, not even root
+        assert only(checks.run_directory(directory)).mark is mark
+    finding = only(checks.run_directory("/proc/runs"))  # where nobody can write, not even root
     assert finding.mark is Mark.FAIL and "/proc cannot be written" in finding.text
 
 
 def test_the_compile_cache(monkeypatch, tmp_path):
-    monkeypatch.setattr(doctor, "_hardware", lambda: "")
-    assert "KDIST_COMPILE_CACHE" in only(doctor.cache()).text
-    monkeypatch.setattr(doctor, "_hardware", lambda: "gpu")
+    monkeypatch.setattr(checks, "_hardware", lambda: "")
+    assert "KDIST_COMPILE_CACHE" in only(checks.cache()).text
+    monkeypatch.setattr(checks, "_hardware", lambda: "gpu")
     path = tmp_path / ".cache/kdist/jax"
-    assert only(doctor.cache()) == doctor.ok(f"{path} will be made (default)")
+    assert only(checks.cache()) == checks.ok(f"{path} will be made (default)")
     path.mkdir(parents=True)
     (path / "program-cache").write_bytes(b"x" * 100)
-    assert only(doctor.cache()) == doctor.ok(f"{path}, 0.00 GB (default)")
-    monkeypatch.setattr(doctor, "MOST_CACHE", 99)
-    assert "delete it" in only(doctor.cache()).remedy
+    assert only(checks.cache()) == checks.ok(f"{path}, 0.00 GB (default)")
+    monkeypatch.setattr(checks, "MOST_CACHE", 99)
+    assert "delete it" in only(checks.cache()).remedy
     path.chmod(0o777)
-    assert "others may write to it" in of([only(doctor.cache())], Mark.WARNING)[0]
+    assert "others may write to it" in of([only(checks.cache())], Mark.WARNING)[0]
     monkeypatch.setenv(compile_cache.VARIABLE, "/proc/none/cache")
-    assert only(doctor.cache()).mark is Mark.WARNING or os.access("/proc", os.W_OK)
+    assert only(checks.cache()).mark is Mark.WARNING or os.access("/proc", os.W_OK)
     monkeypatch.setenv(compile_cache.VARIABLE, "gs://bucket/cache")
-    assert only(doctor.cache()) == doctor.ok("gs://bucket/cache (KDIST_COMPILE_CACHE)")
+    assert only(checks.cache()) == checks.ok("gs://bucket/cache (KDIST_COMPILE_CACHE)")

@@ -95,6 +95,13 @@ def test_gpus_are_shared_out(capfd, monkeypatch, visible, arguments, want):
     assert sorted(out) == [f"[{rank}] cuda {gpus}" for rank, gpus in enumerate(want)]
 
 
+def test_the_launcher_does_not_wait_for_jax():
+    script = "import sys; from kdist.cli import main; print(main(sys.argv[1:]), 'jax' in sys.modules)"
+    for arguments, code in ((["launch", "-n", "1", "--", "true"], 0), (["launch", "-n", "1", "--", "no-program"], 2)):
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=LIMIT)
+        assert done.stdout == f"{code} False\n", done.stderr
+
+
 def test_the_port_is_kept_for_the_coordinator():
     with _reserved_port() as port:
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -293,11 +300,13 @@ def test_a_dry_run_prints_what_could_be_pasted(capfd, tmp_path):
         ("-n 2", "What is to be run is missing"),
         ("-n 2 --", "What is to be run is missing"),
         ("-n 2 -- no-such-program --now", "no program 'no-such-program'"),
-        ("-n 0 -- true", "must be 1 or more"),
-        ("-n two -- true", "invalid"),
+        (f"-n 2 -- {__file__}", "that can be run"),
+        ("-n 0 -- true", "must be a whole number, 1 or more, not 0"),
+        ("-n two -- true", "must be a whole number, 1 or more, not two"),
         ("-- true", "-n/--processes"),
         ("-n 2 --grace -1 -- true", "0 or more"),
         ("-n 2 --grace nan -- true", "0 or more"),
+        ("-n 2 --grace soon -- true", "must be seconds, 0 or more, not soon"),
         ("-n 2 --restart -1 -- true", "0 or more"),
         ("-n 2 --devices 0 -- true", "1 or more"),
         ("-n 2 --platform abacus -- true", "invalid choice"),

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import kdist
+from kdist import footprint
 from kdist.cli import main
+from kdist.programs import need
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 SMALL = ["--batch-size", "32"]
@@ -24,6 +27,20 @@ def test_what_a_config_needs_here(capsys):
     assert "digits on local" in out and "32 rows on 8 devices: 4 each" in out
     assert "all-gathers a step" in out and "reduce-scatters a step" in out and "Estimates:" in out
     assert "what a device has is not known" in out  # a CPU does not say
+
+
+def test_microbatches_are_chosen_and_each_program_is_compiled_once(capsys, monkeypatch):
+    texts = []
+
+    def counted(lowered):
+        texts.append(lowered.as_text())
+        return need(lowered)
+
+    monkeypatch.setattr(footprint, "need", counted)
+    monkeypatch.setattr(kdist.DataParallel, "memory_bytes", property(lambda self: 1e12))
+    assert main(["plan", str(CONFIGS / "digits.py"), *SMALL, "--microbatches", "auto"]) == 0
+    assert "4 each, 4 at a time" in capsys.readouterr().out
+    assert len(texts) == 1
 
 
 def test_a_search_tries_all_that_divides_and_names_the_best(capsys, monkeypatch):
@@ -41,9 +58,14 @@ def test_a_search_tries_all_that_divides_and_names_the_best(capsys, monkeypatch)
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--topology", "v9z:2x2"], "topology must be 'local' or a chip and a shape"),
+        (["--topology", "v9z:2x2"], "topology must be 'local' or a chip of v5e"),
         (["--topology", "v5e"], "such as v5e:16x16"),
-        (["--topology", "v5e:2x4", "--slices", "0"], "slices at least 1"),
+        (["--topology", "v5e:2x4", "--slices", "0"], "slices must be at least 1"),
+        (["--slices", "2"], "no slices"),
+        (["--topology", "v5e:2x4", "--devices", "4"], "with --topology, set it to None"),
+        (["--devices", "9"], "devices must lie in 1 .. 8"),
+        (["--batch-size", "0"], "batch_size must be a positive integer"),
+        (["--search", "--batch-size", "0"], "batch_size must be a positive integer"),
         (["--batch-sise", "3"], "batch_sise"),
         (["--search", "--batch-size", "1"], "divides by 8 devices"),
     ],

@@ -16,7 +16,7 @@ import pytest
 import kdist
 from kdist import config as configs
 from kdist.cli import main
-from kdist.cli.train import override
+from kdist.cli.configs import override
 from kdist.errors import ConfigError
 
 BODY = '''

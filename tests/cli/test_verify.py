@@ -102,12 +102,16 @@ def of_devices(found):
 # From the command line ---------------------------------------------------------------------------
 
 
-def test_the_digits_agree(capsys):
-    """They have dropout, which differs by design, and is told of."""
-    assert main(["verify", str(CONFIGS / "digits.py")]) == 0
+@pytest.mark.parametrize(
+    ("name", "fields", "held"), [("digits", [], True), ("digits_augmented", ["--features", "4"], False)]
+)
+def test_configs_agree(capsys, name, fields, held):
+    """The digits have dropout, which differs by design, and is told of; the augmented ones have BatchNorm."""
+    assert main(["verify", str(CONFIGS / f"{name}.py"), *fields]) == 0
     out = capsys.readouterr().out
-    assert "digits on 8 cpu devices" in out and out.count("agree") == 3 and "PART" not in out
-    assert "1 device : 8 devices: Dropout and other draws differ from device to device by design" in out
+    assert f"{name} on 8 cpu devices" in out and out.count("agree") == 3 and "PART" not in out
+    told = "1 device : 8 devices: Dropout and other draws differ from device to device by design" in out
+    assert told == held
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,7 +252,7 @@ def test_what_python_draws_is_another_constant_in_each_program():
 
 
 def test_dropout_would_part_if_it_were_not_held(monkeypatch):
-    monkeypatch.setattr("kdist.verify._held", functools.partial(jax.random.key, 0))
+    monkeypatch.setattr("kdist.verify.bench.held_key", functools.partial(jax.random.key, 0))
     assert not verified(Net("dropout"))["1 device : 8 devices"].agrees
 
 

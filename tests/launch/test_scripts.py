@@ -37,6 +37,8 @@ def test_help(stage, script):
         ("gpu.sh", "--gpus", "--gpus needs a value"),
         ("gpu.sh", "--gpus -- true", "--gpus needs a value"),
         ("gpu.sh", "--gpus 0;1 -- true", "--gpus must look like"),
+        ("gpu.sh", "--gpus= -- true", "unknown option --gpus="),
+        ("gpu.sh", "--gpus=0 -- true", "unknown option --gpus=0"),
         ("gpu.sh", "--restart ever -- true", "--restart must look like"),
         ("slurm.sbatch", "", "what to run is missing"),
         ("slurm.sbatch", "true", "not in a job"),
