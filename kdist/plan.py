@@ -209,9 +209,6 @@ def _link_seconds(moved: list[Moved] | None, chip: Chip | None, distribution: Da
     """What collectives take: over the network of the data centre where they reach beyond a slice."""
     if moved is None or chip is None:
         return 0.0 if moved == [] else math.nan
-    replicas, inside = distribution.mesh.devices.shape
-
-    def bandwidth(group: int) -> float:
-        return chip.slice_bandwidth if replicas > 1 and group != inside else chip.link_bandwidth
-
-    return sum(m.sent / bandwidth(m.group) for m in moved)
+    devices = distribution.mesh.devices.flat
+    inside = len(devices) // len({getattr(device, "slice_index", 0) for device in devices})
+    return sum(m.sent / (chip.slice_bandwidth if m.between or m.group > inside else chip.link_bandwidth) for m in moved)

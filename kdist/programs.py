@@ -36,7 +36,8 @@ _CALLED = re.compile(r"\b(?:calls|to_apply|body|true_computation|false_computati
 _BRANCHES = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
 _REFUSED = re.compile(r"HLO temporaries \(([\d.]+)([KMGT]?)\) exceeds available HBM")
 _PAIRS = re.compile(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}")
-_GROUP = re.compile(r"replica_groups=(?:\{\{([0-9,]*)\}|\[\d+,(\d+)\]|mesh\[(.*?)\] \{(.*?)\})")
+_BETWEEN_SLICES = re.compile(r'_xla_megascale_target="\{([\d,:]*)\}x.*?_xla_megascale_transfer_type="(\w+)"')
+_GROUP = re.compile(r"replica_groups=(?:\{\{([0-9,]*)\}|\[\d+,(\d+)\]|mesh\[(.*?)\][^{]* \{(.*?)\})")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +49,14 @@ class Moved:
         group: The devices that take part in each.
         count: How many a step has.
         sent: Bytes that a device sends in them.
+        between: Whether they go from slice to slice, over the network of the data centre; False by default.
     """
 
     kind: str
     group: int
     count: int
     sent: float
+    between: bool = False
 
 
 class Work(NamedTuple):
@@ -184,29 +187,36 @@ def collectives(text: str) -> list[Moved]:
         ...   %a = f32[8]{0} parameter(0)
         ...   ROOT %sum = f32[8]{0} all-reduce(%a), replica_groups={{0,1}}, to_apply=%add
         ... }''')
-        [Moved(kind='all-reduce', group=2, count=1, sent=32.0)]
+        [Moved(kind='all-reduce', group=2, count=1, sent=32.0, between=False)]
     """
     computations, entry = _parsed(text)
     if not entry:
         raise ValueError("There is no program in this text.")
-    found: dict[tuple[str, int, str], tuple[int, float]] = {}
+    found: dict[tuple[str, int, bool, str], tuple[int, float]] = {}
     for computation, instruction, times, fused in _walk(computations, entry, times=1, fused=False):
-        kind = instruction.opcode.removesuffix("-start")
+        # From slice to slice, TPU programs hand a collective to the host, which sends, and wait for what they receive.
+        between = _BETWEEN_SLICES.search(instruction.arguments) if instruction.opcode == "recv" else None
+        kind = between[2].lower().replace("_", "-") if between else instruction.opcode.removesuffix("-start")
         if kind not in SENT:
             continue
         size = _bytes(instruction.result)
-        if kind != instruction.opcode and kind != "all-reduce":  # beside the result it holds the operands
+        if between:  # beside the result it holds a context
+            size -= _bytes("u32[]")
+        elif kind != instruction.opcode and kind != "all-reduce":  # beside the result it holds the operands
             size -= sum(_bytes(computation.results.get(name, "")) for name in instruction.operands)
-        n = _group_size(instruction.arguments)
+        n = _count(between[1]) if between else _group_size(instruction.arguments)
         # Of a collective that is hidden behind computation, TPU programs hold copies in fusions, which share a channel.
         channel = re.search(r"channel_id=\d+", instruction.arguments) if fused else None
-        key = kind, n, channel[0] if channel else instruction.name
+        key = kind, n, between is not None, channel[0] if channel else instruction.name
         found[key] = max(found.get(key, (0, 0.0)), (times, times * SENT[kind](size, n)))
-    totals: dict[tuple[str, int], list[tuple[int, float]]] = _collections.defaultdict(list)
-    for (kind, n, _), moved in found.items():
+    totals: dict[tuple[str, int, bool], list[tuple[int, float]]] = _collections.defaultdict(list)
+    for (kind, n, beyond, _), moved in found.items():
         if n > 1:
-            totals[kind, n].append(moved)
-    return [Moved(*key, sum(c for c, _ in each), sum(b for _, b in each)) for key, each in sorted(totals.items())]
+            totals[kind, n, beyond].append(moved)
+    return [
+        Moved(kind, n, sum(c for c, _ in each), sum(b for _, b in each), beyond)
+        for (kind, n, beyond), each in sorted(totals.items())
+    ]
 
 
 def _parsed(text: str) -> tuple[dict[str, _Computation], str]:
@@ -262,8 +272,15 @@ def _group_size(arguments: str) -> int:
         return 1
     if group[3] is not None:
         sizes = dict(re.findall(r"'([^']+)'=(\d+)", group[3]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", group[4]))
+        parts = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", group[4])  # 'axis':(stride)size is a part of an axis
+        return math.prod(int(size or sizes[axis]) for axis, size in parts)
     return int(group[2] or len(group[1].split(",")))
+
+
+def _count(numbers: str) -> int:
+    """How many there are in a list such as "1,2" or "1:4,7"."""
+    ranges = [[int(end) for end in part.split(":")] for part in numbers.split(",")]
+    return sum(ends[-1] - ends[0] + 1 for ends in ranges)
 
 
 def _bytes(shape: str) -> int:

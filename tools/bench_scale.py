@@ -6,10 +6,13 @@
 
 There is no TPU here: training programs are compiled for slices of one chip, v5p, from 8 chips to 1,024, and nothing of
 them is run.  Each chip has the same rows at every size.  A size is measured in turn with the others, with JAX's caches
-emptied before; the ratio is that of the largest size to the smallest.  The rows that run train on simulated devices,
-beside the same training by hand, as in `measure.py`.
+emptied before; the ratio is that of the largest size to the smallest.  What takes time is the compiler's code for large
+collectives, one kernel each, which is longer the more rings a slice has; so a small model written as one scan, of which
+little else is to be compiled, shows most growth, and the same program by hand is beside it.  Seconds of compiling are
+those of processors, which whatever else runs here changes little.
 
-Both share the machine with whatever else runs on it: leave it alone meanwhile.
+The rows that run train on simulated devices, beside the same training by hand, as in `measure.py`: leave the machine
+alone meanwhile.  What they hold against each other is by how much a step grows with the number of devices.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ import collections
 import dataclasses
 import functools
 import gc
+import importlib
 import math
 import re
 import statistics
@@ -30,7 +34,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import measure
-from measure import Row, Side, duration, noise, timed
+import numpy as np
+from measure import Result, Row, Side, duration, noise, timed
 
 import kdist
 from kdist.data import Feed
@@ -50,15 +55,17 @@ class Sizes:
 
     Attributes:
         topologies: Of one chip, from few to many.
-        layers: Of the model that is compiled.
+        layers: Of the scan that is compiled.
+        deep: Of the MLP that is compiled, whose layers are written one after the other.
         width: Of its layers; it divides by all numbers of chips.
         steps: K, those of a program that is run.
-        epochs: Programs of a call on one device; on N, one Nth of them.
+        epochs: Programs of a call.
         rounds: How often each is measured.
     """
 
     topologies: tuple[str, ...] = ("v5p:2x2x2", "v5p:4x4x4", "v5p:4x8x8", "v5p:8x8x16")
     layers: int = 12
+    deep: int = 24
     width: int = 8192
     steps: int = 64
     epochs: int = 64
@@ -66,7 +73,7 @@ class Sizes:
 
 
 FULL = Sizes()
-QUICK = Sizes(topologies=("v5p:2x2x2", "v5p:4x4x4"), layers=2, width=512, steps=4, epochs=1, rounds=1)
+QUICK = Sizes(topologies=("v5p:2x2x2", "v5p:4x4x4"), layers=2, deep=2, width=512, steps=4, epochs=1, rounds=1)
 
 # Programs for TPUs -------------------------------------------------------------------------------
 
@@ -90,12 +97,16 @@ class Stack(nn.Module):
         return nn.Dense(CLASSES)(stack()(x, None)[0])
 
 
+Lower = Callable[[kdist.DataParallel, Sizes], tuple[Any, jax.stages.Lowered]]
+"""Makes a training program for a distribution: the shapes of its state, and itself."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A training program, compiled.
 
     Attributes:
-        seconds: To trace, lower and compile it.
+        seconds: To trace, lower and compile it, of all processors.
         text_bytes: Of its text.
         instructions: In it.
         lowered: Its collectives by kind, as kdist wrote them: those of a loop count once.
@@ -113,8 +124,8 @@ class Program:
     least_bytes: int
 
 
-def compiled_for(topology: str, stage: int, sizes: Sizes) -> Program:
-    """The program that trains the stack on this slice.
+def compiled_for(topology: str, stage: int, sizes: Sizes, lower: Lower) -> Program:
+    """The program that trains a model on this slice.
 
     Raises:
         DistributionError: The compiler for TPUs is not installed.
@@ -123,24 +134,10 @@ def compiled_for(topology: str, stage: int, sizes: Sizes) -> Program:
     chips = distribution.num_devices
     jax.clear_caches()
     gc.collect()
-    began = time.perf_counter()
-    trainer = kdist.Trainer(
-        Stack(sizes.layers),
-        optimizer="adam",
-        loss=kdist.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-        distribution=distribution,
-    )
-    rows = ROWS_A_CHIP * chips
-    batch = Batch(jax.ShapeDtypeStruct((rows, sizes.width), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.int32))
-    chunk = jax.tree.map(
-        lambda a: jax.ShapeDtypeStruct((BATCHES, *a.shape), a.dtype, sharding=distribution.batch_sharding(axis=1)),
-        batch,
-    )
-    state = trainer.shapes(batch)
-    lowered = trainer.bind(state, batch).execution.trace(state, Feed(chunk, None, False)).lower()
+    began = time.process_time()
+    state, lowered = lower(distribution, sizes)
     compiled = lowered.compile()
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     text, (places, _) = compiled.as_text(), compiled.output_shardings
     split = {0: (), 1: ("opt_state",), 3: ("params", "opt_state")}[stage]
     return Program(
@@ -156,6 +153,67 @@ def compiled_for(topology: str, stage: int, sizes: Sizes) -> Program:
             for a in jax.tree.leaves(getattr(state, part))
         ),
     )
+
+
+def rows_of(distribution: kdist.DataParallel, width: int) -> Batch:
+    """A batch of the same rows a chip."""
+    rows = ROWS_A_CHIP * distribution.num_devices
+    return Batch(jax.ShapeDtypeStruct((rows, width), jnp.float32), jax.ShapeDtypeStruct((rows,), jnp.int32))
+
+
+def chunk_of(batch: Batch, distribution: kdist.DataParallel) -> Batch:
+    """Batches as they lie on the chips."""
+    place = distribution.batch_sharding(axis=1)
+    return jax.tree.map(lambda a: jax.ShapeDtypeStruct((BATCHES, *a.shape), a.dtype, sharding=place), batch)
+
+
+def by_kdist(module: nn.Module, width: int, distribution: kdist.DataParallel) -> tuple[Any, jax.stages.Lowered]:
+    """The state, and the program that `fit` would run."""
+    trainer = kdist.Trainer(
+        module,
+        optimizer="adam",
+        loss=kdist.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        distribution=distribution,
+    )
+    batch = rows_of(distribution, width)
+    state = trainer.shapes(batch)
+    feed = Feed(chunk_of(batch, distribution), None, False)
+    return state, trainer.bind(state, batch).execution.trace(state, feed).lower()
+
+
+def stack(distribution: kdist.DataParallel, sizes: Sizes) -> tuple[Any, jax.stages.Lowered]:
+    """A scan over layers, by kdist."""
+    return by_kdist(Stack(sizes.layers), sizes.width, distribution)
+
+
+def mlp(distribution: kdist.DataParallel, sizes: Sizes) -> tuple[Any, jax.stages.Lowered]:
+    """Layers one after the other, by kdist: a quarter as wide."""
+    width = max(sizes.width // 4, distribution.num_devices)
+    return by_kdist(baselines.MLP((width,) * sizes.deep), width, distribution)
+
+
+def stack_by_hand(distribution: kdist.DataParallel, sizes: Sizes) -> tuple[Any, jax.stages.Lowered]:
+    """The scan over layers as one writes it in JAX: a `jit` whose arrays lie as they do in kdist's."""
+    module, chunk = Stack(sizes.layers), chunk_of(rows_of(distribution, sizes.width), distribution)
+    rows = chunk.y.shape[1]
+    shapes = jax.eval_shape(lambda x: baselines.init(module, x), jax.ShapeDtypeStruct(chunk.x.shape[1:], jnp.float32))
+    places = baselines.State(
+        jax.tree.map(lambda a: distribution.param_sharding(a.shape), shapes.params),
+        jax.tree.map(lambda a: distribution.opt_sharding(a.shape), shapes.opt_state),
+    )
+    state = jax.tree.map(lambda a, place: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place), shapes, places)
+
+    def run(state: baselines.State, x: jax.Array, y: jax.Array, steps: jax.Array) -> tuple[Any, jax.Array]:
+        def step(i: jax.Array, carry: tuple[Any, jax.Array]) -> tuple[Any, jax.Array]:
+            now = jax.lax.with_sharding_constraint(carry[0], places)
+            grads, sums = jax.grad(lambda p: baselines.loss_and_sums(module, p, x[i], y[i]), has_aux=True)(now.params)
+            after = baselines.update(now, jax.tree.map(lambda g: g / rows, grads))
+            return jax.lax.with_sharding_constraint(after, places), carry[1] + sums
+
+        return jax.lax.fori_loop(0, steps, step, (state, jnp.zeros(2)))
+
+    return state, jax.jit(run, donate_argnums=0).lower(state, chunk.x, chunk.y, np.int32(1))
 
 
 def written(text: str) -> dict[str, int]:
@@ -187,6 +245,11 @@ first_compiled = functools.cache(compiled_for)
 def count(kinds: dict[str, int]) -> str:
     """Collectives in words."""
     return " + ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))
+
+
+def times(factor: float) -> str:
+    """A factor in words."""
+    return f"{factor:.2f} times"
 
 
 def grown(last: float, first: float) -> float:
@@ -229,6 +292,7 @@ class Growth:
         base: Takes from the program of the largest size what it is held against, in place of the smallest size.
         against: Says what that is.
         timed: Whether it differs from time to time, so that each round compiles anew.
+        lower: What is compiled.
     """
 
     name: str
@@ -241,19 +305,20 @@ class Growth:
     base: Callable[[Program], Any] | None = None
     against: str = ""
     timed: bool = False
+    lower: Lower = stack
     devices: int = 1
 
     def measure(self, sizes: Sizes, rounds: int) -> Grown:
         """All sizes in turn, there and back, once they are warm."""
         found: dict[str, list[Any]] = {topology: [] for topology in sizes.topologies}
         try:
-            programs = {topology: first_compiled(topology, self.stage, sizes) for topology in found}
+            programs = {topology: first_compiled(topology, self.stage, sizes, self.lower) for topology in found}
         except kdist.errors.DistributionError as error:
             return Grown(self.name, found, [], str(error))
         for i in range(rounds if self.timed else 1):
             for topology in found if i % 2 == 0 else reversed(found):
                 if self.timed:
-                    programs[topology] = compiled_for(topology, self.stage, sizes)
+                    programs[topology] = compiled_for(topology, self.stage, sizes, self.lower)
                 found[topology].append(self.of(programs[topology]))
         *_, last = found
         base = [self.base(programs[last])] if self.base else found[sizes.topologies[0]]
@@ -279,10 +344,38 @@ class Growth:
         return self.shown(statistics.median(found) if self.timed else found[0])
 
 
+def compile_growth(sizes: Sizes, *, stage: int) -> tuple[Side, Side]:
+    """By what factor the largest slice takes longer to compile for than the smallest: kdist, and by hand.
+
+    Raises:
+        ImportError: The compiler for TPUs is not installed.
+    """
+    importlib.import_module("libtpu")
+
+    def side(lower: Lower) -> float:
+        few, many = (compiled_for(topology, stage, sizes, lower) for topology in ends)
+        return many.seconds / few.seconds
+
+    ends = (sizes.topologies[0], sizes.topologies[-1])
+    return functools.partial(side, stack), functools.partial(side, stack_by_hand)
+
+
 # Programs that run -------------------------------------------------------------------------------
 
 
-def host_fit(sizes: Sizes, *, devices: int) -> tuple[Side, Side]:
+def on_host(work: Callable[[], Any], units: int) -> Side:
+    """A side that calls `work`; seconds that the calling thread computes, by the unit, whatever it waits for."""
+
+    def side() -> float:
+        gc.collect()
+        began = time.thread_time()
+        work()
+        return (time.thread_time() - began) / units
+
+    return side
+
+
+def host_fit(sizes: Sizes, *, devices: int, by: Callable[..., Side] = timed) -> tuple[Side, Side]:
     """Epochs of one program of K steps each, on an MLP so small that little but the host and the simulation is left.
 
     Raises:
@@ -290,38 +383,104 @@ def host_fit(sizes: Sizes, *, devices: int) -> tuple[Side, Side]:
     """
     if jax.device_count() != devices:
         raise RuntimeError(f"This row is of {devices} devices, and here are {jax.device_count()}. Unset XLA_FLAGS.")
-    batch_size, epochs, module = 128, max(1, sizes.epochs // devices), baselines.MLP((128,))
+    batch_size, epochs, module = 128, sizes.epochs, baselines.MLP((128,))
     x, y = noise(sizes.steps * batch_size, 64)
     model = kdist.Model(module)
     loss = kdist.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile("adam", loss, metrics=["accuracy"], steps_per_execution=sizes.steps)
     by_hand = baselines.sharded_fit(module, x, y, batch_size)
     return (
-        timed(
+        by(
             lambda: model.fit(x, y, batch_size=batch_size, epochs=epochs, cache=True, verbose=0),
             epochs * sizes.steps,
         ),
-        timed(lambda: by_hand(epochs), epochs * sizes.steps),
+        by(lambda: by_hand(epochs), epochs * sizes.steps),
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class HostGrowth(Row):
+    """By what factor a step costs the host more on simulated devices than on one: in each round, a process for either.
+
+    Attributes:
+        few: The row of one device.
+        many: That of several.
+    """
+
+    few: Row | None = None
+    many: Row | None = None
+
+    def measure(self, sizes: Sizes, rounds: int) -> Result:
+        """The factor of kdist, and that of the training by hand, which is what the simulation costs."""
+        assert self.few is not None and self.many is not None
+        result = Result(self.name, [], [])
+        for _ in range(rounds):
+            few, many = (measure.measure_apart(row, 1, sizes is QUICK) for row in (self.few, self.many))
+            result.ours.append(many.ours[0] / few.ours[0])
+            result.theirs.append(many.theirs[0] / few.theirs[0])
+        return result
 
 
 # The table ---------------------------------------------------------------------------------------
 
 STAGES = (0, 1, 3)
+WHAT = "MLP 64-128-10, batch 128, 64 steps a program, devices: {}: fit"
+BY_HAND = "scan inside shard_map"
+THREAD = {
+    devices: Row(
+        f"thread-{devices}",
+        f"{WHAT.format(devices)}, what its thread computes",
+        BY_HAND,
+        functools.partial(host_fit, devices=devices, by=on_host),
+        at_most=1.5,
+        devices=devices,
+    )
+    for devices in (1, 8, 64)
+}
 ROWS: list[Row | Growth] = [
     *(
         Row(
             f"host-{devices}",
-            f"MLP 64-128-10, batch 128, 64 steps a program, {devices} device{'s' if devices > 1 else ''}: fit",
-            "scan inside shard_map",
+            WHAT.format(devices),
+            BY_HAND,
             functools.partial(host_fit, devices=devices),
             at_most=1.1,
             devices=devices,
         )
         for devices in (1, 8, 64)
     ),
+    *THREAD.values(),
+    *(
+        HostGrowth(
+            f"growth-{many}",
+            f"what its thread computes for a step on {many} devices, on one 1",
+            f"{BY_HAND}, likewise",
+            THREAD[many].sides,
+            at_most=1.1,
+            shown=times,
+            few=THREAD[1],
+            many=THREAD[many],
+        )
+        for many in (8, 64)
+    ),
     *(
         Growth(f"compile-{stage}", "compile time", stage, lambda p: p.seconds, 1.5, shown=duration, timed=True)
+        for stage in STAGES
+    ),
+    *(
+        Row(
+            f"hand-{stage}",
+            f"stage {stage}: compile time, for the largest slice, for the smallest 1",
+            "jit with shardings, likewise",
+            functools.partial(compile_growth, stage=stage),
+            at_most=1.1,
+            unit="program",
+            shown=times,
+        )
+        for stage in STAGES
+    ),
+    *(
+        Growth(f"mlp-{stage}", "compile time of a deep MLP", stage, lambda p: p.seconds, 1.5, shown=duration, lower=mlp)
         for stage in STAGES
     ),
     *(Growth(f"text-{stage}", "bytes of the program", stage, lambda p: p.text_bytes, 1.5) for stage in STAGES),

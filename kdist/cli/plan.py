@@ -120,7 +120,10 @@ def _lines(found: Plan) -> Iterator[tuple[str, str]]:
     yield "  batch", f"{size(found.batch_bytes)}  (3 chunks of some 16 MiB over all devices)"
     yield "  temporaries", f"{size(found.temporary_bytes)}  (activations, gradients, what is gathered)"
     for move in found.collectives or []:
-        yield f"{move.kind}s a step", f"{move.count} among {move.group}, {size(move.sent)} sent by a device"
+        yield (
+            f"{move.kind}s a step",
+            f"{move.count} among {move.group}{' slices' * move.between}, {size(move.sent)} sent by a device",
+        )
     if not found.collectives:
         yield "collectives a step", "none" if found.collectives == [] else "the compiler refused the program"
     yield "arithmetic a step", f"{found.work.flops / 1e9:,.1f} GFLOP a device"

@@ -37,7 +37,10 @@ class DataParallel:
             outlive a step here.  3: the parameters too, which are gathered where a layer needs them, forward and
             backward.
         devices: The devices to use; all devices of all processes by default.
-        replicas: Length of the mesh's "replica" axis; "auto", the default, is the number of TPU slices.
+        replicas: Length of the mesh's "replica" axis; "auto", the default, is the number of TPU slices.  From stage 1
+            on, gradients are reduced and scattered inside a replica, and their parts added up over replicas.  Stage 0
+            asks for one sum over all devices, which XLA does in the same way for TPU slices: what goes from slice to
+            slice is a part of the gradient there too.
 
     Raises:
         ConfigError: An argument is out of its range.

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
-HOST = ["host-1", "host-8", "host-64"]
-TIMED = ["compile-0", "compile-1", "compile-3"]
+HOST = [f"{what}-{devices}" for what in ("host", "thread") for devices in (1, 8, 64)] + ["growth-8", "growth-64"]
+TIMED, BY_HAND, DEEP = ([f"{what}-{stage}" for stage in (0, 1, 3)] for what in ("compile", "hand", "mlp"))
 COUNTED = [f"{what}-{stage}" for what in ("text", "instructions", "lowered", "collectives") for stage in (0, 1, 3)]
 COUNTED += ["state-1", "state-3"]
 
@@ -29,9 +29,13 @@ def test_quick_run_prints_and_stores_every_row(tmp_path):
     assert done.returncode == 0, done.stderr
     _, _, header, _, *lines = done.stdout.splitlines()
     cells = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines]
-    names = [*HOST, *TIMED, *COUNTED]
+    names = [*HOST, *TIMED, *BY_HAND, *DEEP, *COUNTED]
     assert [len(row) for row in cells] == [header.count("|") - 1] * len(names)
-    assert [row[6] for row in cells] == ["<= 1.1"] * 3 + ["<= 1.5"] * 9 + ["<= 1"] * 8
+    assert [row[6] for row in cells] == [
+        *(["<= 1.1"] * 3 + ["<= 1.5"] * 3 + ["<= 1.1"] * 2),  # the host
+        *(["<= 1.5"] * 3 + ["<= 1.1"] * 3 + ["<= 1.5"] * 3),  # compiling
+        *(["<= 1.5"] * 6 + ["<= 1"] * 8),
+    ]
 
     stored = {row["name"]: row for row in json.loads(path.read_text())["rows"]}
     assert list(stored) == names
@@ -39,8 +43,9 @@ def test_quick_run_prints_and_stores_every_row(tmp_path):
     if importlib.util.find_spec("libtpu") is None:
         assert all("libtpu" in row[7] for row in cells[len(HOST) :])
         return
-    assert all(seconds > 0 for name in TIMED for (seconds,) in stored[name]["found"].values())
-    assert [row[7] for row in cells[len([*HOST, *TIMED]) :]] == ["yes"] * len(COUNTED)
+    assert all(seconds > 0 for name in (*TIMED, *DEEP) for (seconds,) in stored[name]["found"].values())
+    assert all(stored[name]["ours"][0] > 0 and stored[name]["theirs"][0] > 0 for name in BY_HAND)
+    assert [row[7] for row in cells[-len(COUNTED) :]] == ["yes"] * len(COUNTED)
     assert stored["lowered-0"]["base"][0].keys() == {"all-reduce"}
     assert stored["lowered-3"]["base"][0].keys() == {"all-gather", "all-reduce", "reduce-scatter"}
     few, many = (held for (held,) in stored["state-3"]["found"].values())
@@ -91,3 +96,21 @@ def test_what_was_written_is_counted_once(bench):
 def test_a_row_of_devices_that_are_not_here_is_refused(bench):
     with pytest.raises(RuntimeError, match="of 64 devices, and here are 8"):
         bench.host_fit(bench.QUICK, devices=64)
+
+
+def test_growth_on_the_host_is_that_of_each_side(bench, monkeypatch):
+    """Four processes in two rounds; a step of ours grows threefold and then fourfold, one by hand twofold."""
+    asked = []
+
+    def measure_apart(row, rounds, quick):
+        asked.append((row.name, rounds, quick))
+        many = row.devices > 1
+        return bench.Result(row.name, [(3.0 + len(asked) // 4) if many else 1.0], [4.0 if many else 2.0])
+
+    monkeypatch.setattr(bench.measure, "measure_apart", measure_apart)
+    row = next(row for row in bench.ROWS if row.name == "growth-64")
+    result = row.measure(bench.QUICK, 2)
+    assert asked == [("thread-1", 1, True), ("thread-64", 1, True)] * 2
+    assert (result.ours, result.theirs) == ([3.0, 4.0], [2.0, 2.0])
+    cells = [cell.strip() for cell in row.line(result).split("|")[1:-1]]
+    assert cells[2:] == ["3.50 times / step", "2.00 times / step", "**1.75**", "1.50 .. 2.00", "<= 1.1", "NO"]
