@@ -599,8 +599,17 @@ INPUTS = {"list": [A, B], "tuple": (A, B), "dict": {"b": B, "a": A}}
 TARGETS = {"list": [YA, YB], "tuple": (YA, YB), "dict": {"q": YB, "p": YA}}
 
 
-@pytest.mark.parametrize("x_form", INPUTS)
-@pytest.mark.parametrize("y_form, out_form", [("list", "tuple"), ("tuple", "list"), ("dict", "dict"), ("list", "dict")])
+FORMS = [("list", "tuple"), ("tuple", "list"), ("dict", "dict"), ("list", "dict")]
+
+
+@pytest.mark.parametrize(
+    "x_form, y_form, out_form",
+    [  # by default each form of targets and outputs with one of inputs
+        pytest.param(x_form, *form, marks=[] if i == j % len(INPUTS) else [pytest.mark.slow])
+        for i, x_form in enumerate(INPUTS)
+        for j, form in enumerate(FORMS)
+    ],
+)
 def test_structures_of_inputs_and_outputs(x_form, y_form, out_form):
     model = kdist.Model(Two(out_form))
     model.compile(kdist.optimizers.SGD(0.0), "mse", distribution=kdist.DataParallel(devices=jax.devices()[:1]))

@@ -152,7 +152,8 @@ def test_an_error_names_the_step_of_a_later_epoch_and_the_model_can_go_on(k):
     """Batches come from a generator, of which those of the first epoch are good."""
     (x, y), (bad, _) = batches(bad=()), batches()
     model = kdist.Model(Net())
-    model.compile("adam", "mse", steps_per_execution=k, nonfinite="raise")
+    one = kdist.DataParallel(devices=jax.devices()[:1])
+    model.compile("adam", "mse", steps_per_execution=k, nonfinite="raise", distribution=one)
     assert model.nonfinite == "raise"
     with pytest.raises(NonFiniteError, match="Epoch 2, step 5: "):
         model.fit(zip([*x, *bad], [*y, *y], strict=True), steps_per_epoch=STEPS, epochs=3, verbose=0)

@@ -78,19 +78,25 @@ def straight(make_model, data):
     return (model.state.step, model.state.params, model.state.opt_state), losses
 
 
+DEATHS = [
+    ("epoch", {"epochs": 2}),  # it died before the backup of the second epoch
+    ("epoch", {"batches": 5}),
+    ("epoch", {"batches": 2}),  # nothing was saved yet
+    (1, {"batches": 2}),
+    (2, {"batches": 5}),
+    (3, {"batches": 4}),  # saved with the last batch of an epoch, before it was validated
+    (4, {"epochs": 3}),
+]
+
+
 @pytest.mark.parametrize(
-    ("save_freq", "dies"),
+    ("save_freq", "dies", "k"),
     [
-        ("epoch", {"epochs": 2}),  # it died before the backup of the second epoch
-        ("epoch", {"batches": 5}),
-        ("epoch", {"batches": 2}),  # nothing was saved yet
-        (1, {"batches": 2}),
-        (2, {"batches": 5}),
-        (3, {"batches": 4}),  # saved with the last batch of an epoch, before it was validated
-        (4, {"epochs": 3}),
+        pytest.param(*death, k, marks=[] if (i + j) % 2 else [pytest.mark.slow])
+        for i, death in enumerate(DEATHS)
+        for j, k in enumerate((1, "auto"))
     ],
 )
-@pytest.mark.parametrize("k", [1, "auto"])
 def test_straight_is_killed_and_resumed(run, straight, tmp_path, save_freq, dies, k):
     with pytest.raises(RuntimeError, match="died"):
         run([Dies(**dies), BackupAndRestore(tmp_path / "backup", save_freq)], k=k)

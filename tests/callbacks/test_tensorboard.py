@@ -13,7 +13,11 @@ from kdist.callbacks import CallbackList, TensorBoard
 from kdist.callbacks.pictures import pictures
 from kdist.errors import ConfigError
 
-pytest.importorskip("tensorboardX")
+
+@pytest.fixture(autouse=True, scope="module")
+def installed():
+    """Imported here, not with the file, which every worker reads."""
+    pytest.importorskip("tensorboardX")
 
 
 def events(directory):

@@ -66,13 +66,14 @@ def mlp_on_one_device(shape):
 @pytest.mark.parametrize(
     ("kind", "shape", "microbatches"),
     [
-        ("linen", "divides", 1),
+        # Each shape in one kind of module: that the two kinds are alike is law 7.
+        pytest.param("linen", "divides", 1, marks=pytest.mark.slow),
         ("nnx", "divides", 4),
         ("linen", "ten rows on eight", 1),
-        ("nnx", "ten rows on eight", 1),
+        pytest.param("nnx", "ten rows on eight", 1, marks=pytest.mark.slow),
         ("linen", "tail of three", 4),
-        ("nnx", "tail of three", 1),
-        ("linen", "nothing divides", 2),
+        pytest.param("nnx", "tail of three", 1, marks=pytest.mark.slow),
+        pytest.param("linen", "nothing divides", 2, marks=pytest.mark.slow),
         ("nnx", "nothing divides", 2),
     ],
 )

@@ -10,7 +10,7 @@ import functools
 import jax
 import numpy as np
 import pytest
-from every import LOSSES, METRICS, cases, made, rows_for
+from every import LOSSES, METRICS, cases, few_cases, made, rows_for
 from jax.sharding import PartitionSpec
 from models import CLASSES, KINDS, crossentropy, data, make, same
 
@@ -63,17 +63,25 @@ def halves(loss, rows, valid):
 
 def check_loss(loss, case):
     rows = rows_for(loss, case)
-    whole = loss.sums(*rows)
     everything = np.ones(len(rows[1]), np.float32)
     padded, valid = filled(rows)
-    same(loss.sums(*padded, valid), whole)
-    same(loss.sums(*rows, everything), whole)
-    same(whole.value(), loss(*rows))
-    same(halves(loss, rows, everything), whole)
-    same(halves(loss, padded, valid), whole)
-    nothing = loss.sums(*padded, np.zeros_like(valid))
-    same(add(nothing, whole), whole)
-    same(nothing.value(), 0.0)
+
+    @jax.jit  # one program: operation by operation, each would be compiled for each shape
+    def tried(rows, everything, padded, valid):
+        whole, nothing = loss.sums(*rows), loss.sums(*padded, jax.numpy.zeros_like(valid))
+        found = {
+            "rows that fill": loss.sums(*padded, valid),
+            "all rows count": loss.sums(*rows, everything),
+            "halves": halves(loss, rows, everything),
+            "halves of what is filled": halves(loss, padded, valid),
+            "nothing added": add(nothing, whole),
+        }
+        return found, whole, nothing.value(), (whole.value(), loss(*rows))
+
+    found, whole, of_nothing, values = tried(rows, everything, padded, valid)
+    same(found, dict.fromkeys(found, whole))
+    same(of_nothing, 0.0)
+    same(*values)
 
 
 OPTIONS = {
@@ -86,24 +94,32 @@ OPTIONS = {
 }
 
 
-@pytest.mark.parametrize(
-    "reduction",
-    # tests/losses has every reduction, on shards and padded, with fewer shapes and options.
-    [losses.REDUCTIONS[0], *(pytest.param(name, marks=pytest.mark.slow) for name in losses.REDUCTIONS[1:])],
-)
-@pytest.mark.parametrize(
+every_loss = pytest.mark.parametrize(
     "make_loss",
     [
         *(pytest.param(functools.partial(made, cls), id=cls.__name__) for cls in LOSSES),
         *(pytest.param(loss, id=name) for name, loss in OPTIONS.items()),
     ],
 )
+
+
+@every_loss
+def test_every_loss(make_loss):
+    """tests/losses has every reduction, on shards and padded, with fewer shapes and options."""
+    loss = make_loss()
+    tried = list(few_cases(loss))
+    assert tried
+    for case in tried:
+        check_loss(loss, case)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+@every_loss
 def test_every_loss_with_every_reduction(make_loss, reduction):
     loss = make_loss()
     loss.reduction = reduction
-    tried = list(cases(loss))
-    assert tried
-    for case in tried:
+    for case in cases(loss):
         check_loss(loss, case)
 
 
@@ -119,18 +135,21 @@ def check_metric(metric, case):
     def result(sums):  # in float64, as the host has them
         return metric.result(exact_sums(sums)[metric.name])
 
-    whole = sums(rows, None)
+    whole, want = sums(rows, None), metric(*rows)
     padded, valid = filled(rows)
     same(sums(padded, valid), whole)
-    same(result(sums(padded, valid)), metric(*rows))
+    same(result(sums(padded, valid)), want)
     half = len(pred) // 2
     parts = add(*(sums(take(rows, part), None) for part in (slice(half), slice(half, None))))
     if not isinstance(metric, metrics.R2Score):  # its moments are about a reference that each part has for itself
         same(parts, whole)
-    same(result(parts), metric(*rows))
+    same(result(parts), want)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(sums(padded, np.zeros_like(valid))))
 
 
+@pytest.mark.parametrize(
+    "chosen", [pytest.param(few_cases, id="few"), pytest.param(cases, id="all", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize(
     "metric",
     [
@@ -147,8 +166,8 @@ def check_metric(metric, case):
     ],
     ids=repr,
 )
-def test_every_metric(metric):
-    tried = list(cases(metric))
+def test_every_metric(metric, chosen):
+    tried = list(chosen(metric))
     assert tried
     for case in tried:
         check_metric(metric, case)

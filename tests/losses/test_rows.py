@@ -130,8 +130,15 @@ def test_shards(rng, devices, cls, arguments, data):
     check(devices(8), cls(**arguments), *batch(rng, data), weights(rng), VALID)
 
 
-@pytest.mark.parametrize("valid", [None, VALID], ids=["full", "padded"])
-@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize(
+    ("weighted", "valid"),
+    [
+        pytest.param(False, None, id="plain-full"),
+        pytest.param(True, None, id="weighted-full", marks=pytest.mark.slow),
+        pytest.param(False, VALID, id="plain-padded", marks=pytest.mark.slow),
+        pytest.param(True, VALID, id="weighted-padded"),
+    ],
+)
 @pytest.mark.parametrize("reduction", losses.REDUCTIONS[1:])
 @cases([ACROSS_ROWS[1], ACROSS_ROWS[2], ACROSS_ROWS[4]])
 def test_reductions_of_losses_across_rows(rng, devices, cls, arguments, data, reduction, weighted, valid):
@@ -145,8 +152,17 @@ def test_any_number_of_shards(rng, devices, cls, arguments, data, number):
     check(devices(number), cls(**arguments), *batch(rng, data), None, VALID)
 
 
-@pytest.mark.parametrize("weighting", ["none", "rows", "column"])
-@pytest.mark.parametrize("reduction", losses.REDUCTIONS)
+WEIGHTINGS = ("none", "rows", "column")
+
+
+@pytest.mark.parametrize(
+    ("reduction", "weighting"),
+    [  # by default each reduction with one kind of weights
+        pytest.param(reduction, weighting, marks=[] if i % len(WEIGHTINGS) == j else [pytest.mark.slow])
+        for i, reduction in enumerate(losses.REDUCTIONS)
+        for j, weighting in enumerate(WEIGHTINGS)
+    ],
+)
 @cases(EVERY)
 def test_rows_that_fill_a_batch_do_not_count(rng, cls, arguments, data, reduction, weighting):
     loss, kept = cls(**arguments, reduction=reduction), VALID > 0

@@ -115,7 +115,9 @@ def test_the_table_is_whole():
 
 
 @every_metric
-@pytest.mark.parametrize("weighted", [False, True], ids=["plain", "weighted"])
+@pytest.mark.parametrize(
+    "weighted", [pytest.param(False, id="plain", marks=pytest.mark.slow), pytest.param(True, id="weighted")]
+)
 def test_eight_shards_are_the_whole(metric, rows, weighted):
     """Added up by a collective, as a step does it."""
     rows = rows if weighted else rows[:2]

@@ -21,7 +21,7 @@ def bare():
 def classes():
     pair = Pair(Classes(), keras_classes((D,)), X, ["top"])
     metrics = {"metrics": ["accuracy"], "weighted_metrics": ["acc"]}
-    return pair.compile("sparse_categorical_crossentropy", eagerly=True, **metrics)
+    return pair.compile("sparse_categorical_crossentropy", **metrics)
 
 
 def uneven(*arrays):

@@ -256,7 +256,14 @@ def test_metric(rng, name, arguments, make, true, pred):
         metric = getattr(kdist.metrics, name)(**arguments)
         ours = added_up(metric, in_batches(y, p, w, *HALVES))
         np.testing.assert_allclose(ours, theirs, rtol=2e-5, atol=1e-6, err_msg=f"weights: {kind}")
-        check_rows_do_not_matter(metric, y, p, w)
+
+
+@pytest.mark.parametrize(("name", "arguments", "make", "true", "pred"), first_of_each(CASES, of=1))
+def test_how_rows_lie_in_batches_does_not_matter(rng, name, arguments, make, true, pred):
+    y, p = (a if a.dtype.kind == "i" else a.astype(np.float32) for a in make(rng, true, pred))
+    for weight in weights_for(rng, name, true, pred).values():
+        w = weight if weight is None or weight.dtype.kind == "i" else weight.astype(np.float32)
+        check_rows_do_not_matter(getattr(kdist.metrics, name)(**arguments), y, p, w)
 
 
 def check_rows_do_not_matter(metric, y, p, w):

@@ -92,8 +92,16 @@ OPTIONS = {
 COMPILED = ("accumulation", "accumulation-all", "schedule-accumulation")
 """Options with a conditional in the step: cheaper compiled, and everything else cheaper op by op."""
 
-CASES = [(name, option) for name in OPTIMIZERS for option in OPTIONS if option != "accumulation-all"]
-CASES += [(name, "accumulation-all") for name in ("sgd", "adam", "ftrl")]
+SOME = ("sgd", "adam", "ftrl")
+"""Optimizers that meet every option: what clips, averages and accumulates is one piece of code around all of them."""
+OPTIONS_OF_ALL = ("plain", "weight_decay", "schedule", "accumulation")
+
+CASES = [
+    pytest.param(name, option, marks=[] if name in SOME or option in OPTIONS_OF_ALL else [pytest.mark.slow])
+    for name in OPTIMIZERS
+    for option in OPTIONS
+    if name in SOME or option != "accumulation-all"
+]
 CASES += [(name, option) for name in VARIANTS for option in ("plain", "weight_decay", "schedule")]
 
 

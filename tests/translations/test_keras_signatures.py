@@ -86,6 +86,17 @@ def test_a_sequential_takes_layers_and_a_name():
     assert list(ours) == ["layers", "trainable", "seed", "name"]
 
 
+@pytest.fixture(scope="module")
+def trained():
+    import flax.linen as nn
+    import numpy as np
+
+    model = kdist.Model(nn.Dense(1))
+    model.compile("sgd", "mse")
+    model.fit(np.ones((8, 2)), np.zeros((8, 1)), verbose=0)
+    return model
+
+
 @pytest.mark.parametrize(
     "name",
     [
@@ -104,11 +115,5 @@ def test_a_sequential_takes_layers_and_a_name():
         "steps_per_execution",
     ],
 )
-def test_attributes_that_users_rely_on(name):
-    import flax.linen as nn
-    import numpy as np
-
-    model = kdist.Model(nn.Dense(1))
-    model.compile("sgd", "mse")
-    model.fit(np.ones((8, 2)), np.zeros((8, 1)), verbose=0)
-    assert hasattr(model, name)
+def test_attributes_that_users_rely_on(name, trained):
+    assert hasattr(trained, name)
