@@ -464,23 +464,23 @@ ROWS: list[Row | Growth] = [
         for many in (8, 64)
     ),
     *(
-        Growth(f"compile-{stage}", "compile time", stage, lambda p: p.seconds, 1.5, shown=duration, timed=True)
+        Growth(f"compile-{stage}", "compile time, MLP", stage, lambda p: p.seconds, 1.5, shown=duration, lower=mlp)
+        for stage in STAGES
+    ),
+    *(
+        Growth(f"scan-{stage}", "compile time, scan", stage, lambda p: p.seconds, 1.5, shown=duration, timed=True)
         for stage in STAGES
     ),
     *(
         Row(
             f"hand-{stage}",
-            f"stage {stage}: compile time, for the largest slice, for the smallest 1",
+            f"stage {stage}: compile time, scan, for the largest slice, for the smallest 1",
             "jit with shardings, likewise",
             functools.partial(compile_growth, stage=stage),
             at_most=1.1,
             unit="program",
             shown=times,
         )
-        for stage in STAGES
-    ),
-    *(
-        Growth(f"mlp-{stage}", "compile time of a deep MLP", stage, lambda p: p.seconds, 1.5, shown=duration, lower=mlp)
         for stage in STAGES
     ),
     *(Growth(f"text-{stage}", "bytes of the program", stage, lambda p: p.text_bytes, 1.5) for stage in STAGES),
